@@ -1,0 +1,202 @@
+#include "pyxai_fast/path.h"
+
+#include "convert.h"
+#include "isa.h"
+
+namespace pyxai_fast {
+namespace {
+
+// Features a unit of work covers: its buffers stay in the first-level cache, and a unit's share of
+// each step is one page of floats.
+constexpr int64_t kTile = 1024;
+
+PYXAI_FAST_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The tile of one example that a unit stands for.
+struct Tile {
+  int64_t row;
+  int64_t begin;
+  int64_t count;
+};
+
+PYXAI_FAST_INLINE Tile tile_of(int64_t unit, int64_t features) {
+  const int64_t per_row = ceil_div(features, kTile);
+  const int64_t begin = unit % per_row * kTile;
+  const int64_t left = features - begin;
+  return {unit / per_row, begin, left < kTile ? left : kTile};
+}
+
+template <typename Storage, typename Compute>
+PYXAI_FAST_INLINE void load_baselines(const void* baselines, Strides2 strides, Tile tile, Compute* to) {
+  const Storage* from = static_cast<const Storage*>(baselines) + tile.row * strides.row;
+  if (strides.column == 1) return load_run(from + tile.begin, to, tile.count);
+  const Compute value = widen(*from);
+  for (int64_t i = 0; i < tile.count; ++i) to[i] = value;
+}
+
+// One channel's constant for every feature of a tile.
+template <typename Compute>
+PYXAI_FAST_INLINE void spread_channels(const double* constants, Channels channels, Tile tile, Compute* to) {
+  int64_t channel = channel_of(channels, tile.begin);
+  int64_t left = channels.inner - tile.begin % channels.inner;
+  for (int64_t i = 0; i < tile.count;) {
+    const int64_t run = left < tile.count - i ? left : tile.count - i;
+    const Compute value = static_cast<Compute>(constants[channel]);
+    for (int64_t j = 0; j < run; ++j) to[i + j] = value;
+    i += run;
+    left = channels.inner;
+    channel = channel + 1 == channels.count ? 0 : channel + 1;
+  }
+}
+
+template <typename Storage, typename Point>
+void points_of_units(const PathPoints& args, int64_t begin, int64_t end) {
+  using Compute = typename ComputeOf<Storage>::type;
+  constexpr bool kDirect = __is_same(Compute, Point);
+  alignas(64) Compute baseline[kTile];
+  alignas(64) Compute step[kTile];
+  alignas(64) Compute scale[kTile];
+  alignas(64) Compute shift[kTile];
+  alignas(64) Compute rounded[kTile];
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const Tile tile = tile_of(unit, args.features);
+    const int64_t first = tile.row * args.features + tile.begin;
+    load_run(static_cast<const Storage*>(args.inputs) + first, step, tile.count);
+    load_baselines<Storage>(args.baselines, args.baseline_strides, tile, baseline);
+    for (int64_t i = 0; i < tile.count; ++i) step[i] -= baseline[i];
+    if (args.scale != nullptr) {
+      spread_channels(args.scale, args.channels, tile, scale);
+      spread_channels(args.shift, args.channels, tile, shift);
+    }
+    for (int64_t s = 0; s < args.steps; ++s) {
+      const Compute alpha = static_cast<Compute>(
+          args.alphas[s * args.alpha_strides.row + tile.row * args.alpha_strides.column]);
+      Point* out = static_cast<Point*>(args.points) + s * args.batch * args.features + first;
+      Compute* points;
+      if constexpr (kDirect) {
+        points = out;
+      } else {
+        points = rounded;
+      }
+      if (args.scale == nullptr) {
+        for (int64_t i = 0; i < tile.count; ++i) points[i] = path_point(baseline[i], step[i], alpha);
+      } else {
+        for (int64_t i = 0; i < tile.count; ++i) {
+          points[i] = path_point(baseline[i], step[i], alpha) * scale[i] + shift[i];
+        }
+      }
+      if constexpr (!kDirect) store_run(rounded, out, tile.count);
+    }
+  }
+}
+
+// total += weight * grads for one step of a tile.
+template <typename Grad>
+PYXAI_FAST_INLINE void add_step(const Grad* grads, double weight, int64_t count, double* total) {
+  if constexpr (__is_same(Grad, Float16) || __is_same(Grad, BFloat16)) {
+    alignas(64) float wide[kTile];
+    load_run(grads, wide, count);
+    for (int64_t i = 0; i < count; ++i) total[i] += weight * static_cast<double>(wide[i]);
+  } else {
+    for (int64_t i = 0; i < count; ++i) total[i] += weight * static_cast<double>(grads[i]);
+  }
+}
+
+template <typename Grad>
+void sum_steps(const PathAccumulate& args, Tile tile, double* total) {
+  const int64_t row_size = args.batch * args.features;
+  const Grad* grads =
+      static_cast<const Grad*>(args.grads) + tile.row * args.features + tile.begin;
+  const double* weights = args.weights + tile.row * args.weight_strides.column;
+  for (int64_t s = 0; s < args.steps; ++s) {
+    add_step(grads + s * row_size, weights[s * args.weight_strides.row], tile.count, total);
+  }
+}
+
+// total *= (inputs - baselines) * scale
+template <typename Storage>
+void times_step(const PathAccumulate& args, Tile tile, double* total) {
+  using Compute = typename ComputeOf<Storage>::type;
+  alignas(64) Compute baseline[kTile];
+  alignas(64) Compute step[kTile];
+  const Storage* inputs =
+      static_cast<const Storage*>(args.inputs) + tile.row * args.features + tile.begin;
+  load_run(inputs, step, tile.count);
+  load_baselines<Storage>(args.baselines, args.baseline_strides, tile, baseline);
+  for (int64_t i = 0; i < tile.count; ++i) step[i] -= baseline[i];
+  if (args.scale != nullptr) {
+    alignas(64) Compute scale[kTile];
+    spread_channels(args.scale, args.channels, tile, scale);
+    for (int64_t i = 0; i < tile.count; ++i) step[i] *= scale[i];
+  }
+  for (int64_t i = 0; i < tile.count; ++i) total[i] *= static_cast<double>(step[i]);
+}
+
+}  // namespace
+
+namespace PYXAI_FAST_ISA_NAMESPACE {
+
+void path_points(const PathPoints& args, int64_t begin, int64_t end) {
+  with_dtype(args.dtype, [&](auto storage) {
+    with_dtype(args.point_dtype, [&](auto point) {
+      points_of_units<decltype(storage), decltype(point)>(args, begin, end);
+    });
+  });
+}
+
+void path_accumulate(const PathAccumulate& args, int64_t begin, int64_t end) {
+  alignas(64) double buffer[kTile];
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const Tile tile = tile_of(unit, args.features);
+    const int64_t first = tile.row * args.features + tile.begin;
+    double* total = args.total != nullptr ? args.total + first : buffer;
+    if (args.total == nullptr) {
+      for (int64_t i = 0; i < tile.count; ++i) total[i] = 0.0;
+    }
+    with_dtype(args.grad_dtype, [&](auto grad) { sum_steps<decltype(grad)>(args, tile, total); });
+    if (args.attributions == nullptr) continue;
+    if (args.inputs != nullptr) {
+      with_dtype(args.dtype, [&](auto storage) { times_step<decltype(storage)>(args, tile, total); });
+    }
+    if (args.attribution_dtype == DType::kFloat64) {
+      store_run(total, static_cast<double*>(args.attributions) + first, tile.count);
+    } else {
+      store_run(total, static_cast<float*>(args.attributions) + first, tile.count);
+    }
+  }
+}
+
+}  // namespace PYXAI_FAST_ISA_NAMESPACE
+
+#if defined(PYXAI_FAST_ISA_BASELINE)
+
+namespace {
+
+// What a unit should at least move to be worth waking a thread for.
+constexpr int64_t kElementsPerThread = 32768;
+
+Work tiled_work(int64_t steps, int64_t batch, int64_t features) {
+  const int64_t width = features < kTile ? features : kTile;
+  const int64_t per_unit = steps * width;
+  return {batch * ceil_div(features, kTile), per_unit > 0 ? ceil_div(kElementsPerThread, per_unit) : 1};
+}
+
+}  // namespace
+
+Work path_points_work(const PathPoints& args) {
+  return tiled_work(args.steps, args.batch, args.features);
+}
+
+Work path_accumulate_work(const PathAccumulate& args) {
+  return tiled_work(args.steps, args.batch, args.features);
+}
+
+PYXAI_FAST_DEFINE_BY_ISA(void, path_points, (const PathPoints& args, int64_t begin, int64_t end),
+                         (args, begin, end))
+PYXAI_FAST_DEFINE_BY_ISA(void, path_accumulate,
+                         (const PathAccumulate& args, int64_t begin, int64_t end),
+                         (args, begin, end))
+
+#endif
+
+}  // namespace pyxai_fast

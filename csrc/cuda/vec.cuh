@@ -1,0 +1,17 @@
+// Vectors of elements that move with one load or store of up to 16 bytes.
+#pragma once
+
+#include "pyxai_fast/dtype.h"
+
+namespace pyxai_fast {
+
+template <typename T, int N>
+struct alignas(sizeof(T) * N) Vec {
+  T value[N];
+};
+
+inline bool is_aligned(const void* pointer, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0;
+}
+
+}  // namespace pyxai_fast

@@ -1,0 +1,151 @@
+// What every op does with its tensors before a kernel runs: check them, bring them into the memory
+// order of the kernel, and describe broadcast ones by strides of zero.
+//
+// Everything here is torch's stable ABI, so one library serves every torch from 2.11 on.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <vector>
+
+#include "pyxai_fast/path.h"
+
+namespace pyxai_fast::torch_ops {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <typename... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
+inline DType dtype_of(const Tensor& tensor, const char* op, const char* name) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Half:
+      return DType::kFloat16;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Float:
+      return DType::kFloat32;
+    case ScalarType::Double:
+      return DType::kFloat64;
+    default:
+      fail(op, ": ", name, " must be float16, bfloat16, float32 or float64");
+  }
+}
+
+inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
+  std::vector<int64_t> sizes(tensor.dim());
+  for (int64_t d = 0; d < tensor.dim(); ++d) sizes[d] = tensor.size(d);
+  return sizes;
+}
+
+inline bool is_dense(const Tensor& tensor, MemoryFormat format) {
+  // Sizes of one leave their stride free, as in torch.
+  const int64_t dims = tensor.dim();
+  std::vector<int64_t> order;
+  order.push_back(0);
+  if (format == MemoryFormat::Contiguous) {
+    for (int64_t d = 1; d < dims; ++d) order.push_back(d);
+  } else {
+    for (int64_t d = 2; d < dims; ++d) order.push_back(d);
+    order.push_back(1);
+  }
+  int64_t expected = 1;
+  for (auto d = order.rbegin(); d != order.rend() && *d < dims; ++d) {
+    if (tensor.size(*d) == 0) return true;
+    if (tensor.size(*d) != 1 && tensor.stride(*d) != expected) return false;
+    expected *= tensor.size(*d);
+  }
+  return true;
+}
+
+// The memory order of a tensor that a kernel writes into.
+inline MemoryFormat format_of(const Tensor& tensor, const char* op, const char* name) {
+  if (tensor.is_contiguous()) return MemoryFormat::Contiguous;
+  if (tensor.dim() == 4 && is_dense(tensor, MemoryFormat::ChannelsLast)) {
+    return MemoryFormat::ChannelsLast;
+  }
+  if (tensor.dim() == 5 && is_dense(tensor, MemoryFormat::ChannelsLast3d)) {
+    return MemoryFormat::ChannelsLast3d;
+  }
+  fail(op, ": ", name, " must be contiguous or channels_last");
+}
+
+// Gradients come in whatever order the model's backward left them; channels_last ones are common.
+inline MemoryFormat format_preferred_by(const Tensor& tensor) {
+  if (tensor.is_contiguous()) return MemoryFormat::Contiguous;
+  if (tensor.dim() == 4 && is_dense(tensor, MemoryFormat::ChannelsLast)) {
+    return MemoryFormat::ChannelsLast;
+  }
+  return MemoryFormat::Contiguous;
+}
+
+inline void check_same_device(const Tensor& tensor, const Tensor& like, const char* op, const char* name) {
+  if (tensor.device() != like.device()) fail(op, ": ", name, " must be on the device of the first argument");
+}
+
+// A tensor and how to step through it as [rows, features].
+struct Rows {
+  Tensor tensor;
+  Strides2 strides;
+};
+
+// `tensor` is a scalar, one example [1, ...], or a batch shaped like `like`.
+inline Rows rows_like(const Tensor& tensor, const Tensor& like, MemoryFormat format, const char* op,
+                      const char* name) {
+  check_same_device(tensor, like, op, name);
+  const Tensor same = tensor.scalar_type() == like.scalar_type()
+                          ? tensor
+                          : torch::stable::to(tensor, like.scalar_type());
+  if (same.dim() == 0) return {same, {0, 0}};
+  bool fits = same.dim() == like.dim() && (same.size(0) == 1 || same.size(0) == like.size(0));
+  for (int64_t d = 1; fits && d < like.dim(); ++d) fits = same.size(d) == like.size(d);
+  if (!fits) fail(op, ": ", name, " must be a scalar, one example or a batch like the inputs");
+  const int64_t features = like.size(0) == 0 ? 0 : like.numel() / like.size(0);
+  const Tensor dense = torch::stable::contiguous(same, format);
+  return {dense, {same.size(0) == 1 ? 0 : features, 1}};
+}
+
+// Coefficients of the steps, [S] or [S, B], as doubles.
+inline Rows steps_by_batch(const Tensor& tensor, int64_t batch, const Tensor& like, const char* op,
+                           const char* name) {
+  check_same_device(tensor, like, op, name);
+  const bool per_example = tensor.dim() == 2;
+  if (tensor.dim() != 1 && !(per_example && tensor.size(1) == batch)) {
+    fail(op, ": ", name, " must have shape [S] or [S, B] with B = ", batch);
+  }
+  const Tensor dense = torch::stable::contiguous(torch::stable::to(tensor, ScalarType::Double));
+  return {dense, {per_example ? batch : 1, per_example ? 1 : 0}};
+}
+
+// Per-channel constants [C] as doubles.
+inline Tensor channel_constants(const Tensor& tensor, const Tensor& like, const char* op, const char* name) {
+  check_same_device(tensor, like, op, name);
+  if (like.dim() < 2 || tensor.dim() != 1 || tensor.size(0) != like.size(1)) {
+    fail(op, ": ", name, " must have shape [C], one value for each of the inputs' channels (dimension 1)");
+  }
+  return torch::stable::contiguous(torch::stable::to(tensor, ScalarType::Double));
+}
+
+inline Channels channels_of(const Tensor& tensor, MemoryFormat format) {
+  if (tensor.dim() < 2) return {1, 1};
+  int64_t inner = 1;
+  if (format == MemoryFormat::Contiguous) {
+    for (int64_t d = 2; d < tensor.dim(); ++d) inner *= tensor.size(d);
+  }
+  return {tensor.size(1), inner > 0 ? inner : 1};
+}
+
+}  // namespace pyxai_fast::torch_ops

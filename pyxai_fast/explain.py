@@ -1,0 +1,171 @@
+"""The front door: explain a batch of inputs of a model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .explanation import Explanation
+from .methods import METHODS
+from .methods.attribution import AttributionMethod
+from .models.preprocessing import Preprocessing
+from .models.score import ForwardFunc
+from .models.target import check_target, normalise_target
+from .runtime.cost import Cost
+from .runtime.inference import outside_inference_mode
+
+
+@outside_inference_mode
+def explain(
+    model: ForwardFunc,
+    inputs: Any,
+    *,
+    method: str = "integrated_gradients",
+    target: Any = None,
+    baselines: Any = None,
+    preprocessing: Preprocessing | None = None,
+    output: str = "logit",
+    select_output: Callable[[Any], Tensor] | None = None,
+    additional_forward_args: Any = None,
+    class_names: list[str] | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Explanation:
+    """Explains why `model` answers as it does to each of a batch of inputs.
+
+    Args:
+        model: a torch module (in eval mode) or any differentiable function of the inputs.
+        inputs: [B, ...], or a tuple of such tensors; pixels in [0, 1] when `preprocessing` is given,
+            else what the model takes.
+        method: one of pyxai_fast.METHODS.
+        target: the class to explain, for all examples or one for each; None explains the class that
+            the model predicts.
+        baselines: where paths start, in the units of the inputs, for methods that have a path.
+        preprocessing: turns pixels into model inputs, inside the kernels.
+        output: "logit", "prob", "logprob" or "margin".
+        select_output: picks the output tensor from what the model returns.
+        additional_forward_args: further arguments of the model.
+        class_names: kept with the explanation, for pictures.
+        progress: a progress bar.
+        options: any other option of the method's constructor (memory_format=...) or its `attribute`
+            (n_steps=..., internal_batch_size=...).
+
+    Returns:
+        Explanation.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what it must be and what it is.
+
+    Example:
+        >>> import torch, pyxai_fast
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)).eval()
+        >>> explanation = pyxai_fast.explain(model, torch.rand(2, 3, 2, 2), n_steps=20)
+        >>> explanation.attributions.shape, explanation.target.shape
+        (torch.Size([2, 3, 2, 2]), torch.Size([2]))
+    """
+    kind = _method_class(method)
+    at_construction, at_call = _split_options(kind, method, options)
+    explainer = kind(
+        model,
+        output=output,
+        select_output=select_output,
+        preprocessing=preprocessing,
+        **at_construction,
+    )
+    if baselines is not None:
+        if "baselines" not in inspect.signature(kind.attribute).parameters:
+            raise ValueError(f"explain: baselines must not be given for {method}, which has no path")
+        at_call["baselines"] = baselines
+    cost = Cost()
+    with torch.no_grad():
+        outputs = explainer.outputs(inputs, additional_forward_args, cost)
+    target, chosen = _resolve_target(target, outputs)
+    attributions = explainer.attribute(
+        inputs,
+        target=target,
+        additional_forward_args=additional_forward_args,
+        show_progress=progress,
+        cost=cost,
+        **at_call,
+    )
+    delta = None
+    if explainer.has_convergence_delta() and explainer.multiplies_by_inputs:
+        delta = explainer.compute_convergence_delta(
+            attributions, baselines, inputs, target, additional_forward_args, cost=cost
+        )
+    return Explanation(
+        attributions=attributions,
+        inputs=inputs,
+        target=chosen,
+        outputs=outputs,
+        delta=delta,
+        cost=cost,
+        method=method,
+        settings={
+            "method": method,
+            "output": output,
+            **{k: _jsonable(v) for k, v in (*at_construction.items(), *at_call.items())},
+        },
+        class_names=class_names,
+    )
+
+
+def _method_class(method: str) -> type[AttributionMethod]:
+    if method not in METHODS:
+        raise ValueError(f"explain: method must be one of {', '.join(METHODS)}, got {method!r}")
+    return METHODS[method]
+
+
+def _split_options(
+    kind: type[AttributionMethod], method: str, options: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Which options belong to the constructor, and which to the call."""
+    reserved = {"self", "forward_func", "inputs", "target", "cost", "show_progress", "return_convergence_delta"}
+    constructor = set(inspect.signature(kind.__init__).parameters) - reserved
+    call = set(inspect.signature(kind.attribute).parameters) - reserved
+    unknown = sorted(set(options) - constructor - call)
+    if unknown:
+        raise TypeError(
+            f"explain: options of {method} must be among {', '.join(sorted(constructor | call))}, "
+            f"got {', '.join(unknown)}"
+        )
+    return (
+        {k: v for k, v in options.items() if k in constructor},
+        {k: v for k, v in options.items() if k not in constructor},
+    )
+
+
+def _resolve_target(target: Any, outputs: Tensor) -> tuple[Any, Tensor | None]:
+    """The target for `attribute`, and the class of each example as a tensor."""
+    batch = outputs.shape[0]
+    if target is None:
+        if outputs.dim() == 1 or outputs[:1].numel() <= 1:
+            return None, None
+        if outputs.dim() != 2:
+            raise ValueError(
+                "explain: target must be given for a model whose output is not [B, n], got None for "
+                f"{list(outputs.shape)}"
+            )
+        predicted = outputs.argmax(1)
+        return predicted, predicted
+    checked = normalise_target(target, batch)
+    check_target(checked, outputs)
+    if isinstance(checked, Tensor):
+        chosen = checked.squeeze(1) if checked.shape[1] == 1 else checked
+    else:
+        chosen = torch.tensor(checked).expand(batch, -1).squeeze(1)
+    return target, chosen.to(outputs.device)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 else f"tensor {list(value.shape)}"
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(item) for item in value]
+    return repr(value)

@@ -1,0 +1,102 @@
+"""The answer: attributions, and everything needed to read and repeat them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .runtime.cost import Cost
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Attributions = Tensor | tuple[Tensor, ...]
+
+
+@dataclass
+class Explanation:
+    """What `explain` returns.
+
+    Attributes:
+        attributions: shaped as the inputs, [B, ...]; a tuple for a tuple of inputs.
+        inputs: what was explained, in the caller's units.
+        target: [B], the explained class of each example; None for a model with one output.
+        outputs: [B, n] the model's outputs at the inputs, of the kind that was explained.
+        delta: [B], completeness gap sum(attributions) - (s(inputs) - s(baselines)); None for a
+            method that promises no completeness.
+        cost: model evaluations, seconds and the plan that was used.
+        method: its name.
+        settings: the options of the call, fit for JSON.
+        class_names: of the outputs, where they are known.
+    """
+
+    attributions: Attributions
+    inputs: Attributions
+    target: Tensor | None
+    outputs: Tensor
+    delta: Tensor | None
+    cost: Cost
+    method: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    class_names: list[str] | None = None
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """A picture of images [B, C, H, W] with their attributions, or bars for tables [B, D].
+
+        Written to `path` when given. Needs matplotlib (pip install pyxai-fast[plot]).
+        """
+        from .plots import explanation_figure
+
+        figure = explanation_figure(self)
+        if path is not None:
+            figure.savefig(path, dpi=150, bbox_inches="tight")
+        return figure
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by name; those of a tuple are numbered."""
+        named: dict[str, Tensor] = {}
+        for name, value in (("attributions", self.attributions), ("inputs", self.inputs)):
+            if isinstance(value, Tensor):
+                named[name] = value
+            else:
+                named.update({f"{name}.{i}": part for i, part in enumerate(value)})
+        named["outputs"] = self.outputs
+        if self.target is not None:
+            named["target"] = self.target
+        if self.delta is not None:
+            named["delta"] = self.delta
+        return {k: v.detach().cpu().contiguous() for k, v in named.items()}
+
+    def save(self, path: str | Path) -> Path:
+        """Writes all tensors and the settings to one .safetensors or .npz file."""
+        path = Path(path)
+        about = json.dumps(
+            {"method": self.method, "settings": self.settings, "cost": self.cost.as_dict()}
+        )
+        if path.suffix == ".safetensors":
+            try:
+                from safetensors.torch import save_file
+            except ImportError as error:
+                raise ImportError(
+                    "Explanation.save: safetensors must be installed to write .safetensors files: "
+                    "pip install pyxai-fast[image], or save as .npz"
+                ) from error
+            save_file(self.tensors(), path, metadata={"pyxai_fast": about})
+        elif path.suffix == ".npz":
+            import numpy as np
+
+            arrays = {
+                k: (v.float() if v.dtype == torch.bfloat16 else v).numpy()
+                for k, v in self.tensors().items()
+            }
+            np.savez_compressed(path, about=np.array(about), **arrays)
+        else:
+            raise ValueError(
+                f"Explanation.save: path must end in .safetensors or .npz, got {path.name!r}"
+            )
+        return path

@@ -1,0 +1,100 @@
+"""Arguments as users give them, in the one form that the methods work with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.score import ForwardFunc, model_device
+
+
+def input_tensors(inputs: Any, forward: ForwardFunc) -> tuple[Tensor, ...]:
+    """A tensor or a tuple of tensors [B, ...] as a tuple, on the model's device."""
+    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+    if not tensors:
+        raise ValueError("inputs: inputs must hold at least one tensor, got an empty tuple")
+    for position, tensor in enumerate(tensors):
+        name = "inputs" if len(tensors) == 1 else f"inputs[{position}]"
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"inputs: {name} must be a torch.Tensor, got {type(tensor).__name__}"
+                + ("; a tuple, not a list, holds several inputs" if type(tensor) is list else "")
+            )
+        if not tensor.is_floating_point():
+            raise TypeError(
+                f"inputs: {name} must be float16, bfloat16, float32 or float64 to have gradients, "
+                f"got {tensor.dtype}; convert it, or pass it in additional_forward_args"
+            )
+        if tensor.dim() == 0:
+            raise ValueError(f"inputs: {name} must have shape [B, ...], got a scalar")
+        if tensor.shape[0] != tensors[0].shape[0]:
+            raise ValueError(
+                f"inputs: {name} must have the batch size of the first, {tensors[0].shape[0]}, got "
+                f"{tensor.shape[0]}"
+            )
+    device = model_device(forward)
+    return tensors if device is None else tuple(tensor.to(device) for tensor in tensors)
+
+
+def baseline_tensors(baselines: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Baselines in any of captum's forms as tensors [], [1, ...] or [B, ...] for each input."""
+    if baselines is None:
+        baselines = (0,) * len(inputs)
+    elif not isinstance(baselines, tuple):
+        baselines = (baselines,)
+    if len(baselines) != len(inputs):
+        raise ValueError(
+            f"baselines: baselines must be given for each of the {len(inputs)} inputs, got "
+            f"{len(baselines)}"
+        )
+    return tuple(
+        _baseline_tensor(baseline, tensor)
+        for baseline, tensor in zip(baselines, inputs, strict=True)
+    )
+
+
+def _baseline_tensor(baseline: Any, inputs: Tensor) -> Tensor:
+    if isinstance(baseline, (int, float)):
+        return torch.full((), baseline, dtype=inputs.dtype, device=inputs.device)
+    if not isinstance(baseline, Tensor):
+        raise TypeError(
+            f"baselines: a baseline must be a number or a torch.Tensor, got {type(baseline).__name__}"
+        )
+    if baseline.dim() > 0 and (
+        baseline.shape[1:] != inputs.shape[1:] or baseline.shape[0] not in (1, inputs.shape[0])
+    ):
+        raise ValueError(
+            f"baselines: a baseline must be a number, or have shape {[1, *inputs.shape[1:]]} or "
+            f"{list(inputs.shape)} like its input, got {list(baseline.shape)}"
+        )
+    return baseline.to(inputs.device)
+
+
+def check_batch_size(internal_batch_size: Any) -> None:
+    if internal_batch_size is not None and (
+        isinstance(internal_batch_size, bool)
+        or not isinstance(internal_batch_size, int)
+        or internal_batch_size < 1
+    ):
+        raise ValueError(
+            "attribute: internal_batch_size must be None or an integer >= 1, got "
+            f"{internal_batch_size!r}"
+        )
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Tensors within tuples and lists moved to a device; everything else as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if type(value) in (tuple, list):
+        return type(value)(to_device(item, device) for item in value)
+    return value
+
+
+def as_given(results: tuple[Tensor, ...], inputs: Any) -> Any:
+    """Results in the form and on the device of the inputs: a tensor for a tensor."""
+    if not isinstance(inputs, tuple):
+        return results[0].to(inputs.device)
+    return tuple(result.to(tensor.device) for result, tensor in zip(results, inputs, strict=True))

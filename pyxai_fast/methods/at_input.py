@@ -1,0 +1,93 @@
+"""The slope at the input itself: Saliency and Input x Gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..paths import StraightLine
+from ..runtime.cost import Cost
+from ..runtime.inference import outside_inference_mode
+from .attribution import AttributionMethod
+from .loop import LoopOptions
+
+# One step of the straight line, taken at its end, is the input itself.
+_AT_INPUT = {"path": StraightLine(), "n_steps": 1, "rule": "riemann_right"}
+
+
+class Saliency(AttributionMethod):
+    """The gradient of the score at the input, by default its absolute value.
+
+    Simonyan, Vedaldi and Zisserman, "Deep Inside Convolutional Networks" (2013), section 3. The
+    constructor's arguments are those of AttributionMethod.
+    """
+
+    @outside_inference_mode
+    def attribute(
+        self,
+        inputs: Any,
+        target: Any = None,
+        abs: bool = True,
+        additional_forward_args: Any = None,
+        *,
+        internal_batch_size: int | None = None,
+        create_graph: bool = False,
+        show_progress: bool = False,
+        cost: Cost | None = None,
+    ) -> Any:
+        """Gradients shaped as the inputs; absolute values unless abs=False.
+
+        The other arguments are those of IntegratedGradients.attribute.
+        """
+        grads = self._attribute(
+            inputs,
+            None,
+            target,
+            additional_forward_args,
+            **_AT_INPUT,
+            multiply_by_inputs=False,
+            options=LoopOptions(
+                internal_batch_size, self.memory_format, create_graph, show_progress
+            ),
+            cost=cost,
+        )
+        if not abs:
+            return grads
+        return tuple(g.abs() for g in grads) if isinstance(grads, tuple) else grads.abs()
+
+
+class InputXGradient(AttributionMethod):
+    """Input times gradient: the contributions of a linear model with the input's own slope.
+
+    Shrikumar et al., "Not Just a Black Box" (2016). The constructor's arguments are those of
+    AttributionMethod.
+    """
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return True
+
+    @outside_inference_mode
+    def attribute(
+        self,
+        inputs: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        internal_batch_size: int | None = None,
+        create_graph: bool = False,
+        show_progress: bool = False,
+        cost: Cost | None = None,
+    ) -> Any:
+        """Attributions shaped as the inputs; arguments as in IntegratedGradients.attribute."""
+        return self._attribute(
+            inputs,
+            None,
+            target,
+            additional_forward_args,
+            **_AT_INPUT,
+            multiply_by_inputs=True,
+            options=LoopOptions(
+                internal_batch_size, self.memory_format, create_graph, show_progress
+            ),
+            cost=cost,
+        )

@@ -1,0 +1,61 @@
+"""SmoothGrad: the mean gradient over noisy copies of the input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..paths import GaussianNeighbourhood
+from ..paths.quadrature import check_quadrature
+from ..runtime.cost import Cost
+from ..runtime.inference import outside_inference_mode
+from .arguments import check_batch_size
+from .attribution import AttributionMethod
+from .loop import LoopOptions
+
+
+class SmoothGrad(AttributionMethod):
+    """Smilkov et al., "SmoothGrad: removing noise by adding noise" (2017), equation 1.
+
+    The constructor's arguments are those of AttributionMethod.
+    """
+
+    @outside_inference_mode
+    def attribute(
+        self,
+        inputs: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        n_samples: int = 50,
+        sigma: float = 0.15,
+        seed: int = 0,
+        *,
+        internal_batch_size: int | None = None,
+        create_graph: bool = False,
+        show_progress: bool = False,
+        cost: Cost | None = None,
+    ) -> Any:
+        """Mean gradients shaped as the inputs.
+
+        Args:
+            n_samples: noisy copies of each example.
+            sigma: standard deviation of the noise, in the units of the inputs.
+            seed: of the noise; the same seed gives the same noise for every choice of chunks.
+            inputs, target, additional_forward_args, internal_batch_size, create_graph,
+                show_progress, cost: as in IntegratedGradients.attribute.
+        """
+        check_quadrature("riemann_middle", n_samples)
+        check_batch_size(internal_batch_size)
+        return self._attribute(
+            inputs,
+            None,
+            target,
+            additional_forward_args,
+            path=GaussianNeighbourhood(sigma, seed),
+            n_steps=n_samples,
+            rule="riemann_middle",
+            multiply_by_inputs=False,
+            options=LoopOptions(
+                internal_batch_size, self.memory_format, create_graph, show_progress
+            ),
+            cost=cost,
+        )

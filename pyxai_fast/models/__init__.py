@@ -1,0 +1,1 @@
+"""What is explained: models, their outputs and targets, and where they come from."""

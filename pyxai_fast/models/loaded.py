@@ -1,0 +1,26 @@
+"""What every kind of model spec is turned into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from pyxai_fast.models.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A classifier ready to be explained.
+
+    Attributes:
+        module: In eval mode; takes [B, C, H, W] normalised inputs, returns logits [B, n_classes].
+        preprocessing: From pixels in [0, 1] to what ``module`` takes.
+        class_names: One name per output, or None if the model does not come with names.
+        spec: The text it was loaded from.
+    """
+
+    module: nn.Module
+    preprocessing: Preprocessing
+    class_names: list[str] | None
+    spec: str

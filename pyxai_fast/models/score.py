@@ -1,0 +1,122 @@
+"""The explained scalar: a model, which of its outputs, for which target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .outputs import check_batched, convert_output, output_tensor
+from .target import TargetError, check_target, normalise_target, select_target
+
+ForwardFunc = Callable[..., Any]
+
+
+class Score:
+    """s(x): one number for each row of model inputs.
+
+    Args:
+        forward: called as forward(*inputs, *additional_forward_args) on rows [R, ...].
+        batch: number of explained examples B. Rows are made from examples; `rows` says how.
+        target: any form of models.target.
+        additional_forward_args: tensors [B, ...] are repeated with their examples; everything else
+            is passed on as it is.
+        output: "logit" (the output as it is), "prob", "logprob" or "margin".
+        select_output: picks the tensor from what the model returns.
+    """
+
+    def __init__(
+        self,
+        forward: ForwardFunc,
+        batch: int,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        output: str = "logit",
+        select_output: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        self.forward = forward
+        self.batch = batch
+        self.target = normalise_target(target, batch)
+        if additional_forward_args is None:
+            additional_forward_args = ()
+        elif not isinstance(additional_forward_args, tuple):
+            additional_forward_args = (additional_forward_args,)
+        self.additional_forward_args = additional_forward_args
+        self.output = output
+        self.select_output = select_output
+        self._checked = False
+
+    def rows(self, examples: slice, copies: int) -> RowScore:
+        """The score of `copies` rows of each of the examples, copies outermost."""
+        return RowScore(self, examples, copies)
+
+    def outputs(self, inputs: tuple[Tensor, ...], args: tuple[Any, ...]) -> Tensor:
+        """The model's (converted) outputs [R, ...] for rows of inputs."""
+        try:
+            answer = self.forward(*inputs, *args)
+        except RuntimeError as error:
+            if "same dtype" in str(error) or "should be the same" in str(error):
+                raise TypeError(
+                    "model: inputs must have the dtype and device of the model's weights, got "
+                    f"{inputs[0].dtype} on {inputs[0].device} ({error})"
+                ) from error
+            raise
+        output = output_tensor(answer, self.select_output)
+        check_batched(output, inputs[0].shape[0])
+        return convert_output(output, self.output)
+
+    def select(self, outputs: Tensor, examples: Tensor | None = None) -> Tensor:
+        """The explained element of each row, [R, ...] -> [R]."""
+        if not self._checked:
+            check_target(self.target, outputs)
+            self._checked = True
+        selected = select_target(outputs, self.target, examples)
+        if selected.dim() > 1 and selected[0].numel() != 1:
+            raise TargetError(
+                "target: target must select one element for each example, got "
+                f"{list(selected.shape)} of an output {list(outputs.shape)}"
+            )
+        return selected.reshape(selected.shape[0])
+
+
+class RowScore:
+    """A score bound to rows: which example each row of the next model call belongs to."""
+
+    def __init__(self, score: Score, examples: slice, copies: int) -> None:
+        self.score = score
+        first, last, _ = examples.indices(score.batch)
+        whole = first == 0 and last == score.batch
+        self.examples: Tensor | None = None
+        if not (whole and copies == 1):
+            self.examples = torch.arange(first, last).repeat(copies)
+        self.args = tuple(self._expand(arg, first, last, copies) for arg in score.additional_forward_args)
+
+    def _expand(self, arg: Any, first: int, last: int, copies: int) -> Any:
+        if not isinstance(arg, Tensor) or arg.dim() == 0:
+            return arg
+        if arg.shape[0] == self.score.batch:
+            arg = arg[first:last]
+        return arg.repeat(copies, *[1] * (arg.dim() - 1)) if copies > 1 else arg
+
+    def outputs(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        return self.score.outputs(inputs, self.args)
+
+    def __call__(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        return self.score.select(self.outputs(inputs), self.examples)
+
+
+def module_of(forward: ForwardFunc) -> nn.Module | None:
+    """The module behind a forward function, where there is one."""
+    owner = getattr(forward, "__self__", forward)
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def model_device(forward: ForwardFunc) -> torch.device | None:
+    """Where the model's weights are; None without weights, or with weights on several devices."""
+    module = module_of(forward)
+    if module is None:
+        return None
+    devices = {parameter.device for parameter in module.parameters()}
+    return devices.pop() if len(devices) == 1 else None

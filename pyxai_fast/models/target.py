@@ -1,0 +1,127 @@
+"""Which output is explained: every form of `target` that captum knows, checked once.
+
+A target names the element(s) of the model's output [B, n, ...] to explain, without the batch index:
+
+- None: the output has one element per example
+- int, or a tensor with one element: that column, for all examples
+- tuple of ints: that element of a higher-dimensional output, for all examples
+- list of ints or tensor [B]: a column for each example
+- list of tuples: an element for each example
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+Target: TypeAlias = (
+    int | tuple[int, ...] | Tensor | Sequence[int] | Sequence[tuple[int, ...]] | None
+)
+
+
+class TargetError(ValueError, AssertionError):
+    """A target that does not fit the model's output.
+
+    An AssertionError too, because code written for captum catches that.
+    """
+
+
+def normalise_target(target: Any, batch: int) -> tuple[int, ...] | Tensor | None:
+    """The target as None, one index tuple for all examples, or indices [B, k] on the CPU."""
+    if target is None:
+        return None
+    if isinstance(target, bool):
+        raise TypeError("target: target must be an index, got a bool")
+    if isinstance(target, int):
+        return (target,)
+    if isinstance(target, tuple):
+        return target
+    if isinstance(target, Tensor):
+        if target.is_floating_point() or target.dtype == torch.bool or target.is_complex():
+            raise TypeError(f"target: target must be a tensor of integers, got {target.dtype}")
+        if target.numel() == 1:
+            return (int(target.item()),)
+        indices = target.detach().cpu().long()
+        if indices.dim() == 1:
+            indices = indices[:, None]
+        if indices.dim() != 2:
+            raise TargetError(
+                f"target: target must have shape [B] or [B, k], got {list(target.shape)}"
+            )
+    elif isinstance(target, list):
+        indices = _indices_of_list(target)
+    else:
+        raise TypeError(
+            "target: target must be None, an int, a tuple of ints, a tensor of integers or a list "
+            f"of ints or tuples, got {type(target).__name__}"
+        )
+    if indices.shape[0] != batch:
+        raise TargetError(
+            f"target: target must have one entry for each of the {batch} examples, got "
+            f"{indices.shape[0]}"
+        )
+    return indices
+
+
+def _indices_of_list(target: list[Any]) -> Tensor:
+    entries = [entry if isinstance(entry, tuple) else (entry,) for entry in target]
+    lengths = {len(entry) for entry in entries}
+    if len(lengths) > 1 or not all(isinstance(i, int) for entry in entries for i in entry):
+        raise TypeError(
+            "target: a list must hold ints, or tuples of ints of one length, got "
+            f"{[type(entry).__name__ for entry in target[:3]]}"
+        )
+    return torch.tensor(entries, dtype=torch.long).reshape(len(entries), -1)
+
+
+def check_target(target: tuple[int, ...] | Tensor | None, output: Tensor) -> None:
+    """Raises when the target does not select one element of `output` [B, ...] for each example."""
+    shape = list(output.shape)
+    per_example = output[0].numel() if shape and shape[0] else 1
+    if target is None:
+        if per_example != 1:
+            raise TargetError(
+                f"target: a target must be given for a model output of shape {shape} (more than one "
+                "element for each example), got None"
+            )
+        return
+    width = target.shape[1] if isinstance(target, Tensor) else len(target)
+    if width > len(shape) - 1:
+        raise TargetError(
+            f"target: target must have at most {len(shape) - 1} indices for a model output of shape "
+            f"{shape}, got {width}"
+        )
+    for position in range(width):
+        size = shape[1 + position]
+        if isinstance(target, Tensor):
+            low, high = int(target[:, position].min()), int(target[:, position].max())
+        else:
+            if isinstance(target[position], slice):
+                continue
+            low = high = int(target[position])
+        if low < -size or high >= size:
+            worst = low if low < -size else high
+            raise TargetError(
+                f"target: target must be in [0, {size}) for a model output of shape {shape}, got "
+                f"{worst}"
+            )
+
+
+def select_target(
+    output: Tensor, target: tuple[int, ...] | Tensor | None, examples: Tensor | None
+) -> Tensor:
+    """The explained element of each row: `output` [R, ...] -> [R].
+
+    `examples` [R] says which example each row belongs to; it is used where targets differ.
+    """
+    if target is None:
+        return output
+    if isinstance(target, Tensor):
+        if examples is not None:
+            target = target[examples]
+        rows = torch.arange(output.shape[0], device=output.device)
+        return output[(rows, *target.to(output.device).unbind(1))]
+    return output[(slice(None), *target)]

@@ -1,0 +1,29 @@
+"""The kernels as ops: ``torch.ops.pyxai_fast.*`` and, here, typed and checked wrappers.
+
+Usable on their own, without any method of this package. Every op runs as PyTorch reference, C++
+(CPU) or CUDA, chosen by the tensors' device and by what was built; see `backends()`.
+"""
+
+from .library import (
+    available_cpu_isas,
+    backends,
+    build_info,
+    cpu_isa,
+    load_native,
+    native_kernels,
+    set_cpu_isa,
+)
+from .path import path_accumulate, path_points
+
+load_native()
+
+__all__ = [
+    "available_cpu_isas",
+    "backends",
+    "build_info",
+    "cpu_isa",
+    "native_kernels",
+    "path_accumulate",
+    "path_points",
+    "set_cpu_isa",
+]

@@ -1,0 +1,141 @@
+"""The op library: how ops are declared, and how native kernels are found and loaded.
+
+An op is declared here in Python with its reference as the default kernel. Loading a native library
+adds kernels for its device, so the dispatcher itself is the fallback: same op, same schema, with or
+without a build. `native_kernels(False)` sends every call to the reference for a while.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+NAMESPACE = "pyxai_fast"
+NATIVE_DIRECTORY = Path(__file__).resolve().parent.parent / "_native"
+
+_library = torch.library.Library(NAMESPACE, "DEF")
+_references: dict[str, Callable[..., Any]] = {}
+_loaded: dict[str, str] = {}  # backend -> "loaded", or why it is not
+
+
+def define(
+    schema: str,
+    *,
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    vmap: Callable[..., Any] | None = None,
+) -> None:
+    """Declares one op: its schema, its PyTorch kernel, its shape rule and its batching rule."""
+    name = schema.split("(", 1)[0]
+    _library.define(schema, tags=[torch.Tag.pt2_compliant_tag])
+    _library.impl(name, reference, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
+    if vmap is not None:
+        torch.library.register_vmap(f"{NAMESPACE}::{name}", vmap, lib=_library)
+    _references[name] = reference
+
+
+def load_native() -> None:
+    """Loads the native libraries that were built; one clear warning where one cannot be loaded."""
+    wanted = ["cpu"] + (["cuda"] if torch.version.cuda is not None else [])
+    for backend in wanted:
+        path = NATIVE_DIRECTORY / f"_ops_{backend}.so"
+        if os.environ.get("PYXAI_FAST_NATIVE", "on").lower() == "off":
+            _loaded[backend] = "switched off by PYXAI_FAST_NATIVE=off"
+        elif not path.exists():
+            _loaded[backend] = "not built"
+        else:
+            try:
+                torch.ops.load_library(str(path))
+                _loaded[backend] = "loaded"
+            except OSError as error:
+                _loaded[backend] = f"could not be loaded: {error}"
+                warnings.warn(
+                    f"pyxai_fast: {path.name} {_loaded[backend]}; the PyTorch reference is used "
+                    "instead. Rebuild with: pip install --no-build-isolation --force-reinstall "
+                    "--no-deps pyxai-fast",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+
+def native_loaded(backend: str) -> bool:
+    return _loaded.get(backend) == "loaded"
+
+
+@contextmanager
+def native_kernels(enabled: bool) -> Iterator[None]:
+    """Within the block, ops run native kernels (True, where loaded) or the reference (False).
+
+    For comparisons and tests. It re-registers kernels for the whole process, so it is not for use
+    while other threads call ops.
+    """
+    if enabled:
+        yield
+        return
+    override = torch.library.Library(NAMESPACE, "IMPL")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered kernel")
+        for name, reference in _references.items():
+            for backend in ("cpu", "cuda"):
+                if native_loaded(backend):
+                    override.impl(name, reference, backend.upper(), allow_override=True)
+        try:
+            yield
+        finally:
+            override._destroy()
+
+
+def _cpu_library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(NATIVE_DIRECTORY / "_ops_cpu.so"))
+    library.pyxai_fast_cpu_isa.restype = ctypes.c_char_p
+    library.pyxai_fast_best_cpu_isa.restype = ctypes.c_char_p
+    library.pyxai_fast_set_cpu_isa.argtypes = [ctypes.c_char_p]
+    return library
+
+
+def cpu_isa() -> str | None:
+    """The instruction set of the CPU kernels: baseline, avx2 or avx512; None without them."""
+    if not native_loaded("cpu"):
+        return None
+    name: bytes = _cpu_library().pyxai_fast_cpu_isa()
+    return name.decode()
+
+
+def available_cpu_isas() -> list[str]:
+    """The levels this processor can run, lowest first; empty without native CPU kernels."""
+    if not native_loaded("cpu"):
+        return []
+    levels = ["baseline", "avx2", "avx512"]
+    best: bytes = _cpu_library().pyxai_fast_best_cpu_isa()
+    return levels[: levels.index(best.decode()) + 1]
+
+
+def set_cpu_isa(name: str) -> None:
+    """Chooses the instruction set for this process; the results are the same bits at every level."""
+    if name not in available_cpu_isas():
+        raise ValueError(
+            f"set_cpu_isa: name must be one of {available_cpu_isas()} on this processor, got {name!r}"
+        )
+    _cpu_library().pyxai_fast_set_cpu_isa(name.encode())
+
+
+def backends() -> dict[str, str]:
+    """What runs the ops: {"reference": ..., "cpu": ..., "cuda": ...}, each "loaded" or why not."""
+    cuda = _loaded.get("cuda", "torch is a CPU build")
+    return {"reference": "loaded", "cpu": _loaded.get("cpu", "not built"), "cuda": cuda}
+
+
+def build_info() -> dict[str, str]:
+    """How the native libraries were built (compiler, CUDA version and architectures)."""
+    path = NATIVE_DIRECTORY / "build_info.json"
+    info: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    return info

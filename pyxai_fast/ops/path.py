@@ -1,0 +1,470 @@
+"""The path ops: points of straight paths as model inputs, gradients contracted back.
+
+Source: Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks" (2017), equation 3.
+`path_points` and `path_accumulate` are each other's transpose, which is also how each is
+differentiated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..reference.path import by_channel, by_step, compute_dtype, step_of
+from .library import define
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def path_points(
+    inputs: Tensor,
+    baselines: Tensor | float,
+    alphas: Tensor,
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    memory_format: torch.memory_format | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Points of the straight paths from `baselines` to `inputs`, ready to be fed to a model.
+
+    ``points[s * B + b] = (baselines[b] + alphas[s, b] * (inputs[b] - baselines[b])) * scale + shift``
+
+    Args:
+        inputs: [B, ...], float16, bfloat16, float32 or float64, any strides.
+        baselines: a number, or a tensor shaped [] , [1, ...] or [B, ...] on the inputs' device.
+        alphas: [S] positions on the path, or [S, B] to give each example its own; 0 is the
+            baseline, 1 the input. Rounded once to the type computed in.
+        scale, shift: [C], one value for each of the inputs' channels (dimension 1), given together:
+            an affine map applied in the same pass, such as the normalisation of pixels.
+        dtype: of the points; the inputs' by default. Computed in float32 (float64 for float64
+            inputs) and rounded once.
+        memory_format: of the points; contiguous by default.
+        out: [S * B, ...], contiguous or channels_last, written instead of a new tensor. A loop over
+            chunks should reuse one: on a CPU, page faults of a fresh buffer cost several times the
+            writing. Not differentiable.
+
+    Returns:
+        [S * B, ...], the steps outermost. Differentiable with respect to inputs, baselines and
+        alphas.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what it must be and what it is.
+    """
+    baselines = _baselines_tensor("path_points", inputs, baselines)
+    _check_points(inputs, baselines, alphas, scale, shift, out)
+    if inputs.dtype != (common := torch.result_type(inputs, baselines)):
+        dtype = dtype or inputs.dtype
+        inputs = inputs.to(common)
+    if out is not None:
+        torch.ops.pyxai_fast.path_points.out(inputs, baselines, alphas, scale, shift, out=out)
+        return out
+    if torch.is_grad_enabled() and _any_requires_grad(inputs, baselines, alphas):
+        points: Tensor = _PathPoints.apply(
+            inputs, baselines, alphas, scale, shift, dtype, memory_format
+        )
+    else:
+        points = torch.ops.pyxai_fast.path_points(
+            inputs, baselines, alphas, scale, shift, dtype, memory_format
+        )
+    return points
+
+
+def path_accumulate(
+    grads: Tensor,
+    weights: Tensor,
+    inputs: Tensor | None = None,
+    baselines: Tensor | float | None = None,
+    *,
+    scale: Tensor | None = None,
+    total: Tensor | None = None,
+) -> Tensor:
+    """Gradients at the points of a path, contracted to one value per feature.
+
+    ``sum[b] = sum over s of weights[s, b] * grads[s * B + b]``, and with `inputs` and `baselines`
+    the attributions ``sum[b] * (inputs[b] - baselines[b]) * scale``.
+
+    Sums are float64 and add the steps in their order, so any split of the steps into chunks, any
+    number of threads and every instruction set give the same bits.
+
+    Args:
+        grads: [S * B, ...], the steps outermost, as `path_points` lays them out; float16, bfloat16,
+            float32 or float64.
+        weights: [S], or [S, B] to give each example its own quadrature.
+        inputs, baselines: the ends of the paths, as given to `path_points`; both or neither.
+        scale: [C], as given to `path_points` (gradients are taken behind the affine map).
+        total: float64 [B, ...]: continue this sum in place, and return it, instead of starting one;
+            without inputs, baselines and scale. Not differentiable.
+
+    Returns:
+        [B, ...]: float32, or float64 for float64 gradients; `total` when it is given.
+        Differentiable with respect to grads, weights, inputs and baselines.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what it must be and what it is.
+    """
+    _check_sum(grads, weights, total)
+    if total is not None:
+        if inputs is not None or baselines is not None or scale is not None:
+            raise ValueError(
+                "path_accumulate: total must come without inputs, baselines and scale, got both"
+            )
+        torch.ops.pyxai_fast.path_accumulate.out(grads, weights, total=total)
+        return total
+    if (inputs is None) != (baselines is None):
+        raise ValueError("path_accumulate: inputs and baselines must be given together, got one")
+    if inputs is None or baselines is None:
+        if scale is not None:
+            raise ValueError("path_accumulate: scale must come with inputs and baselines, got None")
+        return _weighted_sum(grads, weights)
+    baselines = _baselines_tensor("path_accumulate", inputs, baselines)
+    _check_ends("path_accumulate", inputs, baselines, scale, None)
+    _check_same_device("path_accumulate", "inputs", inputs, grads)
+    batch = grads.shape[0] // weights.shape[0]
+    if inputs.shape != (batch, *grads.shape[1:]):
+        raise ValueError(
+            f"path_accumulate: inputs must have shape {[batch, *grads.shape[1:]]} to match the "
+            f"grads and weights, got {list(inputs.shape)}"
+        )
+    inputs = inputs.to(torch.result_type(inputs, baselines))
+    if torch.is_grad_enabled() and _any_requires_grad(grads, weights, inputs, baselines):
+        total = _weighted_sum(grads, weights, torch.float64)
+        return (total * step_of(inputs, baselines, scale)).to(compute_dtype(grads.dtype))
+    attributions: Tensor = torch.ops.pyxai_fast.path_accumulate(
+        grads, weights, inputs, baselines, scale
+    )
+    return attributions
+
+
+def _weighted_sum(grads: Tensor, weights: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    if torch.is_grad_enabled() and _any_requires_grad(grads, weights):
+        total: Tensor = _PathAccumulate.apply(grads if dtype is None else grads.to(dtype), weights)
+    else:
+        total = torch.ops.pyxai_fast.path_accumulate(grads, weights, None, None, None)
+    return total if dtype is None else total.to(dtype)
+
+
+# --- derivatives -----------------------------------------------------------------------------------
+#
+# Written as autograd.Function with setup_context because register_autograd does not work under
+# torch.func. Each backward calls the public ops, so it can itself be differentiated.
+
+
+class _PathPoints(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        inputs: Tensor,
+        baselines: Tensor,
+        alphas: Tensor,
+        scale: Tensor | None,
+        shift: Tensor | None,
+        dtype: torch.dtype | None,
+        memory_format: torch.memory_format | None,
+    ) -> Tensor:
+        points: Tensor = torch.ops.pyxai_fast.path_points(
+            inputs, baselines, alphas, scale, shift, dtype, memory_format
+        )
+        return points
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:4])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        inputs, baselines, alphas, scale = ctx.saved_tensors
+        needs_inputs, needs_baselines, needs_alphas = ctx.needs_input_grad[:3]
+        grad = grad.to(compute_dtype(inputs.dtype))
+        if scale is not None:
+            grad = grad * by_channel(scale, inputs, grad.dtype)
+        grad_inputs = grad_baselines = grad_alphas = None
+        if needs_inputs:
+            grad_inputs = path_accumulate(grad, alphas).to(inputs.dtype)
+        if needs_baselines:
+            toward = path_accumulate(grad, 1 - alphas.to(torch.float64))
+            grad_baselines = toward.sum_to_size(baselines.shape).to(baselines.dtype)
+        if needs_alphas:
+            grad_alphas = _sum_features(
+                grad.unflatten(0, (alphas.shape[0], -1)) * step_of(inputs, baselines), alphas
+            )
+        return grad_inputs, grad_baselines, grad_alphas, None, None, None, None
+
+
+class _PathAccumulate(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grads: Tensor, weights: Tensor) -> Tensor:
+        total: Tensor = torch.ops.pyxai_fast.path_accumulate(grads, weights, None, None, None)
+        return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grads, weights = ctx.saved_tensors
+        needs_grads, needs_weights = ctx.needs_input_grad
+        grad_grads = grad_weights = None
+        if needs_grads:
+            grad_grads = path_points(grad, 0.0, weights, dtype=grads.dtype)
+        if needs_weights:
+            grad_weights = _sum_features(
+                grads.unflatten(0, (weights.shape[0], -1)).to(grad.dtype) * grad, weights
+            )
+        return grad_grads, grad_weights
+
+
+def _sum_features(products: Tensor, like: Tensor) -> Tensor:
+    """[S, B, ...] summed to the shape of coefficients [S] or [S, B]."""
+    return products.flatten(like.dim()).sum(-1).to(like.dtype)
+
+
+# --- declarations ------------------------------------------------------------------------------------
+
+
+def _fake_points(
+    inputs: Tensor,
+    baselines: Tensor,
+    alphas: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    memory_format: torch.memory_format | None = None,
+) -> Tensor:
+    return torch.empty(
+        (alphas.shape[0] * inputs.shape[0], *inputs.shape[1:]),
+        dtype=dtype or inputs.dtype,
+        device=inputs.device,
+        memory_format=memory_format or torch.contiguous_format,
+    )
+
+
+def _fake_sum(
+    grads: Tensor,
+    weights: Tensor,
+    inputs: Tensor | None = None,
+    baselines: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> Tensor:
+    shape = (grads.shape[0] // weights.shape[0], *grads.shape[1:])
+    channels_last = grads.dim() == 4 and not grads.is_contiguous()
+    channels_last = channels_last and grads.is_contiguous(memory_format=torch.channels_last)
+    return torch.empty(
+        shape,
+        dtype=compute_dtype(grads.dtype),
+        device=grads.device,
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+    )
+
+
+def _fake_nothing(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+def _vmap_points(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+    """Folds the mapped dimension V into the batch: V * B examples, each with its own alphas."""
+    inputs, baselines, alphas, scale, shift, dtype, memory_format = _mapped_first(in_dims, args)
+    if in_dims[3] is not None or in_dims[4] is not None:
+        raise NotImplementedError("path_points: scale and shift must not be mapped by vmap, got mapped")
+    size = info.batch_size
+    inputs = _expand_mapped(inputs, in_dims[0], size)
+    batch = inputs.shape[1]
+    features = inputs.shape[2:]
+    baselines = _expand_mapped(baselines, in_dims[1], size)
+    missing = inputs.dim() - baselines.dim()
+    baselines = baselines.reshape(size, *([1] * missing), *baselines.shape[1:])
+    baselines = baselines.expand(size, batch, *features).flatten(0, 1)
+    alphas = _expand_mapped(alphas, in_dims[2], size)
+    alphas = alphas.reshape(size, alphas.shape[1], -1).expand(-1, -1, batch)
+    steps = alphas.shape[1]
+    points = torch.ops.pyxai_fast.path_points(
+        inputs.flatten(0, 1),
+        baselines,
+        alphas.transpose(0, 1).flatten(1),
+        scale,
+        shift,
+        dtype,
+        memory_format,
+    )
+    return points.reshape(steps, size, batch, *features).transpose(0, 1).flatten(1, 2), 0
+
+
+def _vmap_sum(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+    grads, weights, inputs, baselines, scale = _mapped_first(in_dims, args)
+    if in_dims[4] is not None:
+        raise NotImplementedError("path_accumulate: scale must not be mapped by vmap, got mapped")
+    size = info.batch_size
+    grads = _expand_mapped(grads, in_dims[0], size)
+    weights = _expand_mapped(weights, in_dims[1], size)
+    steps = weights.shape[1]
+    batch = grads.shape[1] // steps
+    features = grads.shape[2:]
+    grads = grads.reshape(size, steps, batch, *features).transpose(0, 1).flatten(0, 2)
+    weights = weights.reshape(size, steps, -1).expand(-1, -1, batch).transpose(0, 1).flatten(1)
+    if inputs is not None:
+        inputs = _expand_mapped(inputs, in_dims[2], size)
+        baselines = _expand_mapped(baselines, in_dims[3], size)
+        missing = inputs.dim() - baselines.dim()
+        baselines = baselines.reshape(size, *([1] * missing), *baselines.shape[1:])
+        baselines = baselines.expand(inputs.shape).flatten(0, 1)
+        inputs = inputs.flatten(0, 1)
+    total = torch.ops.pyxai_fast.path_accumulate(grads, weights, inputs, baselines, scale)
+    return total.reshape(size, batch, *features), 0
+
+
+def _mapped_first(in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> list[Any]:
+    return [
+        arg if dim is None else arg.movedim(dim, 0)
+        for arg, dim in zip(args, in_dims, strict=True)
+    ]
+
+
+def _expand_mapped(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    return tensor.expand(size, *tensor.shape) if dim is None else tensor
+
+
+define(
+    "path_points(Tensor inputs, Tensor baselines, Tensor alphas, Tensor? scale=None, "
+    "Tensor? shift=None, ScalarType? dtype=None, MemoryFormat? memory_format=None) -> Tensor",
+    reference=reference.path_points,
+    fake=_fake_points,
+    vmap=_vmap_points,
+)
+define(
+    "path_points.out(Tensor inputs, Tensor baselines, Tensor alphas, Tensor? scale=None, "
+    "Tensor? shift=None, *, Tensor(a!) out) -> ()",
+    reference=reference.path_points_out,
+    fake=_fake_nothing,
+)
+define(
+    "path_accumulate(Tensor grads, Tensor weights, Tensor? inputs=None, Tensor? baselines=None, "
+    "Tensor? scale=None) -> Tensor",
+    reference=reference.path_accumulate,
+    fake=_fake_sum,
+    vmap=_vmap_sum,
+)
+define(
+    "path_accumulate.out(Tensor grads, Tensor weights, *, Tensor(a!) total) -> ()",
+    reference=reference.path_accumulate_out,
+    fake=_fake_nothing,
+)
+
+
+# --- checks ------------------------------------------------------------------------------------------
+
+
+def _any_requires_grad(*tensors: Tensor) -> bool:
+    return any(tensor.requires_grad for tensor in tensors)
+
+
+def _baselines_tensor(op: str, inputs: Tensor, baselines: Tensor | float) -> Tensor:
+    if isinstance(baselines, Tensor):
+        return baselines
+    if not isinstance(baselines, (int, float)):
+        raise TypeError(
+            f"{op}: baselines must be a number or a tensor, got {type(baselines).__name__}"
+        )
+    return torch.full((), baselines, dtype=inputs.dtype, device=inputs.device)
+
+
+def _check_same_device(op: str, name: str, tensor: Tensor, like: Tensor) -> None:
+    if tensor.device != like.device:
+        raise ValueError(f"{op}: {name} must be on {like.device}, got {tensor.device}")
+
+
+def _check_floating(op: str, name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in FLOATING:
+        raise TypeError(
+            f"{op}: {name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}"
+        )
+
+
+def _check_ends(
+    op: str, inputs: Tensor, baselines: Tensor, scale: Tensor | None, shift: Tensor | None
+) -> None:
+    _check_floating(op, "inputs", inputs)
+    if inputs.dim() == 0:
+        raise ValueError(f"{op}: inputs must have shape [B, ...], got a scalar")
+    _check_same_device(op, "baselines", baselines, inputs)
+    if baselines.dim() > 0 and (
+        baselines.shape[1:] != inputs.shape[1:] or baselines.shape[0] not in (1, inputs.shape[0])
+    ):
+        raise ValueError(
+            f"{op}: baselines must be a scalar or have shape {[1, *inputs.shape[1:]]} or "
+            f"{list(inputs.shape)}, got {list(baselines.shape)}"
+        )
+    for name, constants in (("scale", scale), ("shift", shift)):
+        if constants is None:
+            continue
+        _check_same_device(op, name, constants, inputs)
+        if inputs.dim() < 2 or constants.shape != inputs.shape[1:2]:
+            raise ValueError(
+                f"{op}: {name} must have shape [C], C = the inputs' dimension 1, got "
+                f"{list(constants.shape)} for inputs {list(inputs.shape)}"
+            )
+
+
+def _check_coefficients(op: str, name: str, tensor: Tensor, batch: int, like: Tensor) -> None:
+    _check_floating(op, name, tensor)
+    _check_same_device(op, name, tensor, like)
+    if tensor.dim() not in (1, 2) or (tensor.dim() == 2 and tensor.shape[1] != batch):
+        raise ValueError(
+            f"{op}: {name} must have shape [S] or [S, {batch}], got {list(tensor.shape)}"
+        )
+
+
+def _check_points(
+    inputs: Tensor,
+    baselines: Tensor,
+    alphas: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    out: Tensor | None,
+) -> None:
+    op = "path_points"
+    _check_ends(op, inputs, baselines, scale, shift)
+    _check_coefficients(op, "alphas", alphas, inputs.shape[0], inputs)
+    if (scale is None) != (shift is None):
+        raise ValueError(f"{op}: scale and shift must be given together, got one")
+    if out is None:
+        return
+    _check_floating(op, "out", out)
+    _check_same_device(op, "out", out, inputs)
+    shape = [alphas.shape[0] * inputs.shape[0], *inputs.shape[1:]]
+    if list(out.shape) != shape:
+        raise ValueError(f"{op}: out must have shape {shape}, got {list(out.shape)}")
+    if out.requires_grad:
+        raise ValueError(f"{op}: out must not require grad (write first, then require it), got True")
+
+
+def _check_sum(grads: Tensor, weights: Tensor, total: Tensor | None) -> None:
+    op = "path_accumulate"
+    _check_floating(op, "grads", grads)
+    if weights.dim() == 0 or weights.shape[0] == 0:
+        raise ValueError(f"{op}: weights must have at least one step, got {list(weights.shape)}")
+    steps = weights.shape[0]
+    if grads.dim() == 0 or grads.shape[0] % steps != 0:
+        raise ValueError(
+            f"{op}: grads must have shape [{steps} * B, ...] for {steps} steps, got "
+            f"{list(grads.shape)}"
+        )
+    batch = grads.shape[0] // steps
+    _check_coefficients(op, "weights", weights, batch, grads)
+    if total is None:
+        return
+    _check_same_device(op, "total", total, grads)
+    if total.dtype != torch.float64 or total.shape != (batch, *grads.shape[1:]):
+        raise ValueError(
+            f"{op}: total must be float64 of shape {[batch, *grads.shape[1:]]}, got "
+            f"{total.dtype} {list(total.shape)}"
+        )

@@ -1,0 +1,16 @@
+"""Along which points the slope is taken: one class a path."""
+
+from .neighbourhood import GaussianNeighbourhood
+from .path import Affine, Path, Trace
+from .quadrature import QUADRATURES, quadrature
+from .straight_line import StraightLine
+
+__all__ = [
+    "Affine",
+    "QUADRATURES",
+    "GaussianNeighbourhood",
+    "Path",
+    "StraightLine",
+    "Trace",
+    "quadrature",
+]

@@ -1,0 +1,71 @@
+"""Nodes and weights of the integral over a path's parameter from 0 to 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def _riemann_left(n: int) -> tuple[Tensor, Tensor]:
+    return torch.arange(n, dtype=torch.float64) / n, torch.full((n,), 1 / n, dtype=torch.float64)
+
+
+def _riemann_right(n: int) -> tuple[Tensor, Tensor]:
+    return torch.arange(1, n + 1, dtype=torch.float64) / n, _riemann_left(n)[1]
+
+
+def _riemann_middle(n: int) -> tuple[Tensor, Tensor]:
+    return (torch.arange(n, dtype=torch.float64) + 0.5) / n, _riemann_left(n)[1]
+
+
+def _trapezoid(n: int) -> tuple[Tensor, Tensor]:
+    if n == 1:
+        return _riemann_middle(1)
+    weights = torch.full((n,), 1 / (n - 1), dtype=torch.float64)
+    weights[[0, -1]] /= 2
+    return torch.linspace(0, 1, n, dtype=torch.float64), weights
+
+
+def _riemann_trapezoid(n: int) -> tuple[Tensor, Tensor]:
+    # captum divides by n where the trapezoid rule divides by n - 1, so its weights add up to
+    # (n - 1) / n. The name keeps captum's numbers; "trapezoid" is the rule itself.
+    alphas, weights = _trapezoid(n)
+    return (alphas, weights * ((n - 1) / n)) if n > 1 else (alphas, weights)
+
+
+def _gausslegendre(n: int) -> tuple[Tensor, Tensor]:
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    return torch.from_numpy(0.5 * (1.0 + nodes)), torch.from_numpy(0.5 * weights)
+
+
+QUADRATURES: dict[str, Callable[[int], tuple[Tensor, Tensor]]] = {
+    "gausslegendre": _gausslegendre,
+    "riemann_left": _riemann_left,
+    "riemann_middle": _riemann_middle,
+    "riemann_right": _riemann_right,
+    "riemann_trapezoid": _riemann_trapezoid,
+    "trapezoid": _trapezoid,
+}
+
+
+def quadrature(method: str, n_steps: int) -> tuple[Tensor, Tensor]:
+    """Nodes in [0, 1] and weights of a rule, both float64 [n_steps] on the CPU, nodes ascending.
+
+    "gausslegendre" is exact for polynomials up to degree 2 n_steps - 1 and the best choice for
+    smooth models; "riemann_middle" is exact up to degree 1 and robust for jumps; "riemann_left",
+    "riemann_right", "riemann_trapezoid" are captum's, to its numbers; "trapezoid" is normalised.
+    """
+    check_quadrature(method, n_steps)
+    return QUADRATURES[method](n_steps)
+
+
+def check_quadrature(method: str, n_steps: int) -> None:
+    if method not in QUADRATURES:
+        raise ValueError(
+            f"quadrature: method must be one of {', '.join(QUADRATURES)}, got {method!r}"
+        )
+    if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
+        raise ValueError(f"quadrature: n_steps must be an integer >= 1, got {n_steps!r}")

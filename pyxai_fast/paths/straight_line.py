@@ -1,0 +1,75 @@
+"""The straight line from baseline to input: the path of Integrated Gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..reference.path import by_channel, step_of
+from .path import Affine
+from .quadrature import quadrature
+
+
+class StraightLine:
+    """gamma(t) = baseline + t (input - baseline), integrated by a quadrature rule over t."""
+
+    def trace(
+        self,
+        inputs: Tensor,
+        baselines: Tensor,
+        n_steps: int,
+        method: str,
+        affine: Affine | None = None,
+        stream: int = 0,
+    ) -> StraightTrace:
+        alphas, weights = quadrature(method, n_steps)
+        return StraightTrace(inputs, baselines, alphas, weights, affine)
+
+
+class StraightTrace:
+    """Straight lines through given nodes: alphas and weights float64 [S]."""
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        baselines: Tensor,
+        alphas: Tensor,
+        weights: Tensor,
+        affine: Affine | None = None,
+    ) -> None:
+        self.inputs = inputs
+        self.baselines = baselines
+        self.alphas = alphas.to(inputs.device)
+        self.weights = weights.to(inputs.device)
+        self.scale = None if affine is None else affine.scale
+        self.shift = None if affine is None else affine.shift
+        self.steps = alphas.shape[0]
+
+    def _baselines(self, examples: slice) -> Tensor:
+        per_example = self.baselines.dim() > 0 and self.baselines.shape[0] > 1
+        return self.baselines[examples] if per_example else self.baselines
+
+    def points(
+        self, examples: slice, steps: slice, memory_format: torch.memory_format, out: Tensor | None
+    ) -> Tensor:
+        return ops.path_points(
+            self.inputs[examples],
+            self._baselines(examples),
+            self.alphas[steps],
+            scale=self.scale,
+            shift=self.shift,
+            dtype=self.inputs.dtype,
+            memory_format=memory_format,
+            out=out,
+        )
+
+    def add(self, grads: Tensor, examples: slice, steps: slice, total: Tensor | None) -> Tensor:
+        return ops.path_accumulate(grads, self.weights[steps], total=total)
+
+    def attributions(self, total: Tensor, multiply_by_inputs: bool) -> Tensor:
+        if multiply_by_inputs:
+            return total * step_of(self.inputs, self.baselines, self.scale)
+        if self.scale is not None:
+            return total * by_channel(self.scale, self.inputs, total.dtype)
+        return total

@@ -1,0 +1,32 @@
+"""What an explanation cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass
+class Cost:
+    """Counts of model work, filled in while it runs.
+
+    Attributes:
+        gradients: rows (one input each) sent through the model forward and backward.
+        queries: rows sent through the model forward only.
+        probes: rows spent on measuring (memory format), not part of the two counts above.
+        seconds: wall time of the whole call, model included.
+        rows_per_chunk: rows that were sent through the model at once (the last plan used).
+        memory_format: of the model inputs, "contiguous" or "channels_last".
+        out_of_memory: how often a chunk was halved for lack of memory.
+    """
+
+    gradients: int = 0
+    queries: int = 0
+    probes: int = 0
+    seconds: float = 0.0
+    rows_per_chunk: int = 0
+    memory_format: str = "contiguous"
+    out_of_memory: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)

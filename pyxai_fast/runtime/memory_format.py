@@ -1,0 +1,86 @@
+"""Choosing the memory format of the model inputs by measuring, once for each model and shape."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+# channels_last must win by this much, so that noise does not change the choice (and with it the
+# last bits of the result) between runs where there is little to win.
+MARGIN = 0.9
+# Smaller inputs have little to win.
+MIN_FEATURES = 16 * 1024
+# The measurement costs 16 rows; less work than twice that is not worth it.
+MIN_ROWS = 32
+PROBE_ROWS = 4
+
+_choices: weakref.WeakKeyDictionary[nn.Module, dict[Any, str]] = weakref.WeakKeyDictionary()
+
+
+def check_memory_format(name: str) -> None:
+    if name not in ("auto", *FORMATS):
+        raise ValueError(
+            f"memory_format: memory_format must be auto, contiguous or channels_last, got {name!r}"
+        )
+
+
+def choose_memory_format(
+    wish: str,
+    module: nn.Module | None,
+    inputs: tuple[Tensor, ...],
+    rows: int,
+    run: Callable[[tuple[Tensor, ...]], object],
+) -> tuple[str, int]:
+    """The format to use, and the rows spent on finding out.
+
+    "auto" measures `run` (one evaluation of the model on a few rows) in both formats when there are
+    images to gain on, work enough, and a module in eval mode, which a trial run cannot change. Other
+    models are given contiguous inputs.
+    """
+    if wish != "auto":
+        return wish, 0
+    images = [x for x in inputs if x.dim() == 4 and x.shape[1] > 1]
+    if not images or module is None or any(part.training for part in module.modules()):
+        return "contiguous", 0
+    key = (inputs[0].device, *((x.shape[1:], x.dtype) for x in inputs), torch.get_num_threads())
+    known = _choices.setdefault(module, {})
+    if key in known:
+        return known[key], 0
+    if rows < MIN_ROWS or max(x[0].numel() for x in images) < MIN_FEATURES:
+        return "contiguous", 0
+    seconds = {name: float("inf") for name in FORMATS}
+    trials = {name: _trial_inputs(inputs, name) for name in FORMATS}
+    spent = 0
+    for _ in range(2):  # the first round warms up, and the faster one counts
+        for name, trial in trials.items():
+            seconds[name] = min(seconds[name], _time(run, trial))
+            spent += trial[0].shape[0]
+    faster = seconds["channels_last"] < MARGIN * seconds["contiguous"]
+    known[key] = "channels_last" if faster else "contiguous"
+    return known[key], spent
+
+
+def _trial_inputs(inputs: tuple[Tensor, ...], name: str) -> tuple[Tensor, ...]:
+    rows = min(PROBE_ROWS, inputs[0].shape[0])
+    return tuple(
+        x[:rows].contiguous(memory_format=FORMATS[name] if x.dim() == 4 else torch.contiguous_format)
+        for x in inputs
+    )
+
+
+def _time(run: Callable[[tuple[Tensor, ...]], object], inputs: tuple[Tensor, ...]) -> float:
+    synchronise = inputs[0].is_cuda
+    if synchronise:
+        torch.cuda.synchronize(inputs[0].device)
+    start = time.perf_counter()
+    run(inputs)
+    if synchronise:
+        torch.cuda.synchronize(inputs[0].device)
+    return time.perf_counter() - start

@@ -1,0 +1,141 @@
+"""Builds the native libraries with CMake (CMakeLists.txt holds the sources and flags).
+
+pyproject.toml holds the metadata. This file adds one command, BuildNative, and the answer to one
+question: what can be built here? Environment:
+
+    PYXAI_FAST_NATIVE=on|off         off installs pure Python (default on)
+    PYXAI_FAST_CUDA=auto|on|off      auto builds CUDA when nvcc is found and torch is a CUDA build
+    PYXAI_FAST_CUDA_ARCHS=90-real    CMake architectures (also: TORCH_CUDA_ARCH_LIST="9.0")
+    CMAKE_ARGS, MAX_JOBS             passed on to CMake
+
+A failing native build fails the installation: a silent fallback would be found out in production.
+torch is imported only to learn where its headers lie, and is not a build requirement, because pip
+would then fetch a second torch into an isolated environment. Hence --no-build-isolation.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+def setting(name: str, choices: tuple[str, ...]) -> str:
+    value = os.environ.get(name, choices[0]).lower()
+    if value not in choices:
+        raise SystemExit(f"setup: {name} must be one of {', '.join(choices)}, got {value!r}")
+    return value
+
+
+NATIVE = setting("PYXAI_FAST_NATIVE", ("on", "off")) == "on"
+
+
+def find_nvcc() -> str | None:
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    return shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
+
+
+def cuda_archs() -> list[str]:
+    """CMake's form of the architectures asked for, or [] for the defaults of CMakeLists.txt."""
+    archs = os.environ.get("PYXAI_FAST_CUDA_ARCHS")
+    if archs:
+        return [f"-DPYXAI_FAST_CUDA_ARCHS={archs}"]
+    archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ")
+    numbers = [
+        a.replace(".", "").replace("+PTX", "") + ("" if "+PTX" in a else "-real")
+        for a in archs.split()
+    ]
+    return [f"-DPYXAI_FAST_CUDA_ARCHS={';'.join(numbers)}"] if numbers else []
+
+
+class BuildNative(build_ext):
+    """Configures, builds and installs the CMake project into pyxai_fast/_native."""
+
+    def run(self) -> None:
+        try:
+            import torch
+        except ImportError:
+            raise SystemExit(
+                "setup: torch must be installed to build the native libraries. Install torch, then "
+                "run pip with --no-build-isolation; or set PYXAI_FAST_NATIVE=off for pure Python."
+            ) from None
+        package = ROOT if self.inplace or self.editable_mode else Path(self.build_lib).resolve()
+        destination = package / "pyxai_fast" / "_native"
+        build = ROOT / "build" / "native"
+        cmake = shutil.which("cmake") or "cmake"
+        configure = [
+            cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
+            "-DCMAKE_BUILD_TYPE=" + ("Debug" if self.debug else "Release"),
+            f"-DPYXAI_FAST_TORCH={Path(torch.__file__).parent}",
+            *self.cuda_options(torch),
+            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+        ]  # fmt: skip
+        jobs = ["--parallel", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+        if destination.exists():
+            shutil.rmtree(destination)
+        for command in (
+            configure,
+            [cmake, "--build", str(build), *jobs],
+            [cmake, "--install", str(build), "--prefix", str(destination)],
+        ):
+            print("setup:", shlex.join(command), flush=True)
+            try:
+                subprocess.run(command, check=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                raise SystemExit(
+                    f"setup: the native build failed ({error}). It needs a C++17 compiler, cmake and "
+                    "ninja; PYXAI_FAST_NATIVE=off installs the pure-PyTorch package instead."
+                ) from None
+
+    def cuda_options(self, torch) -> list[str]:
+        wish = setting("PYXAI_FAST_CUDA", ("auto", "on", "off"))
+        if os.environ.get("FORCE_CUDA") == "1":
+            wish = "on"
+        if wish == "off":
+            return ["-DPYXAI_FAST_CUDA=OFF"]
+        nvcc = find_nvcc()
+        missing = (
+            "nvcc was not found (set CUDA_HOME)"
+            if nvcc is None
+            else "torch is a CPU build"
+            if torch.version.cuda is None
+            else None
+        )
+        if missing is None:
+            return ["-DPYXAI_FAST_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={nvcc}", *cuda_archs()]
+        if wish == "on":
+            raise SystemExit(f"setup: PYXAI_FAST_CUDA=on, but {missing}")
+        print(f"setup: CUDA kernels are not built: {missing}")
+        return ["-DPYXAI_FAST_CUDA=OFF"]
+
+    # CMake installs the libraries; setuptools has nothing of its own to compile or copy.
+    def get_outputs(self) -> list[str]:
+        return []
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+
+class NativeWheel(bdist_wheel):
+    """Tags the wheel py3-none-PLATFORM: the libraries use no Python symbols."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2] if NATIVE else "any"
+
+
+if sys.platform == "win32" and NATIVE:
+    raise SystemExit("setup: native libraries are not supported on Windows; set PYXAI_FAST_NATIVE=off")
+
+setup(
+    ext_modules=[Extension("pyxai_fast._native", sources=[])] if NATIVE else [],
+    cmdclass={"build_ext": BuildNative, "bdist_wheel": NativeWheel},
+)
