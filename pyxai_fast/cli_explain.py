@@ -347,7 +347,7 @@ def _print_summary(
     for result in results:
         rows.append(
             (
-                _shorten(result.file, 40, keep_end=True),
+                _shorten(Path(result.file).name, 40),
                 _shorten(result.class_name or "-", 32),
                 "-" if result.probability is None else f"{100 * result.probability:.1f}%",
                 "-" if result.delta is None else f"{result.delta:+.2e}",
@@ -366,7 +366,5 @@ def _print_summary(
     print(f"{len(results)} explained{failed}; settings and results in {out / 'run.json'}")
 
 
-def _shorten(text: str, width: int, *, keep_end: bool = False) -> str:
-    if len(text) <= width:
-        return text
-    return f"\u2026{text[1 - width :]}" if keep_end else f"{text[: width - 1]}\u2026"
+def _shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}\u2026"

@@ -41,7 +41,7 @@ def read_image(path: Path, preprocessing: Preprocessing | None = None) -> Tensor
         Tensor [C, H, W] float32 in [0, 1].
 
     Raises:
-        ImageError: Missing, corrupt, truncated, or so large that it looks like a decompression bomb.
+        ImageError: Missing, corrupt, truncated, or too large (a possible decompression bomb).
         MissingDependency: Pillow is not installed.
     """
     preprocessing = preprocessing or Preprocessing()
@@ -56,7 +56,7 @@ def read_image(path: Path, preprocessing: Preprocessing | None = None) -> Tensor
         image = _convert(image, preprocessing.channels)
         image = _resize_and_crop(image, preprocessing)
         array = np.array(image, dtype=np.float32)
-    # A decoder fed garbage raises almost anything: OSError, SyntaxError, struct.error, IndexError...
+    # A decoder fed garbage raises almost anything: OSError, SyntaxError, struct.error...
     except Exception as error:
         raise ImageError(f"{os.fspath(path)}: {_reason(error)}") from error
     if array.ndim == 2:

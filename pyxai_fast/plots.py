@@ -71,9 +71,9 @@ def reduce_channels(attributions: Values, how: str = "signed_sum") -> FloatArray
             f"got shape {tuple(values.shape)}"
         )
     if how == "signed_sum":
-        return values.sum(axis=0, dtype=np.float32)
+        return np.asarray(values.sum(axis=0), dtype=np.float32)
     if how == "abs_sum":
-        return np.abs(values).sum(axis=0, dtype=np.float32)
+        return np.asarray(np.abs(values).sum(axis=0), dtype=np.float32)
     if how == "max_abs":
         return np.asarray(np.abs(values).max(axis=0), dtype=np.float32)
     raise ValueError(f"reduce_channels: how must be one of {', '.join(REDUCTIONS)}, got {how!r}")
@@ -117,7 +117,7 @@ def overlay(
         how: As in ``reduce_channels``.
         percentile: As in ``normalise_map``.
         opacity: Of the strongest attributions, in [0, 1].
-        gamma: Opacity grows with size ** gamma; above 1 hides weak attributions, below 1 shows them.
+        gamma: Opacity grows with size ** gamma; the lower, the more weak attributions show.
         smooth: Standard deviation, in pixels, of a Gaussian blur of the map before it is coloured.
             Neighbouring pixels of opposite sign would otherwise mix to grey. None chooses: nothing
             up to 64 pixels, else 1/112 of the longer side (2 pixels at 224). 0 turns it off.
@@ -153,7 +153,7 @@ def pixel_image(pixels: Values) -> UInt8Array:
     shown = _displayable(pixels)
     if shown.shape[0] == 1:
         shown = np.repeat(shown, 3, axis=0)
-    return np.rint(shown.transpose(1, 2, 0) * 255.0).astype(np.uint8)
+    return np.asarray(np.rint(shown.transpose(1, 2, 0) * 255.0), dtype=np.uint8)
 
 
 def save_image(array: UInt8Array, path: str | os.PathLike[str]) -> None:
@@ -233,7 +233,7 @@ def gallery(
 ) -> Figure:
     """A grid: one row per input, the input in the first column, then one column per method.
 
-    Each map has its own scale, because methods have different units. All rows are drawn at one size.
+    Each map has its own scale, because methods have different units. All rows have one width.
 
     Args:
         rows: At least one. Columns are the union of their methods, in order of appearance; a row
@@ -299,7 +299,7 @@ def bars(
     if feature_values is not None and len(values) == 1:
         shown = np.atleast_2d(_array(feature_values))[0]
         names = [f"{name} = {value:.4g}" for name, value in zip(names, shown, strict=True)]
-    titles = list(captions) if captions is not None else [None] * len(values)
+    titles: list[str | None] = list(captions) if captions is not None else [None] * len(values)
     if len(titles) != len(values):
         raise ValueError(f"bars: captions must have {len(values)} entries, got {len(titles)}")
     label = "attribution"
@@ -407,7 +407,8 @@ def _finite(array: FloatArray) -> FloatArray:
     if finite.all():
         return array
     warnings.warn(
-        f"plots: {int((~finite).sum())} of {array.size} attributions are not finite; drawn as neutral",
+        f"plots: {int((~finite).sum())} of {array.size} attributions are not finite; "
+        "drawn as neutral",
         RuntimeWarning,
         stacklevel=3,
     )
@@ -425,14 +426,14 @@ def _displayable(pixels: Values) -> FloatArray:
     low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 1.0)
     if low < -1e-3 or high > 1.0 + 1e-3:
         array = (array - low) / max(high - low, 1e-12)
-    return array.clip(0.0, 1.0)
+    return np.asarray(array.clip(0.0, 1.0), dtype=np.float32)
 
 
 def _luminance(pixels: FloatArray) -> FloatArray:
     if pixels.shape[0] == 1:
-        return pixels[0]
+        return np.asarray(pixels[0])
     weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    return np.tensordot(weights, pixels, axes=1).astype(np.float32)
+    return np.asarray(np.tensordot(weights, pixels, axes=1), dtype=np.float32)
 
 
 def _colours(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ModelSpecError(ValueError):
-    """A model spec that cannot be turned into a model; the message is one line that says what to do."""
+    """No model could be made from a spec; the message is one line that says what to do."""
 
 
 class UnknownModelSpec(ModelSpecError):

@@ -54,7 +54,8 @@ def load_hf(name: str) -> LoadedModel:
     if os.path.isdir(path):
         if not os.path.isfile(os.path.join(path, "config.json")):
             raise ModelNotFound(
-                f"{spec}: the directory has no config.json; write one with model.save_pretrained(DIR)"
+                f"{spec}: the directory has no config.json; "
+                "write one with model.save_pretrained(DIR)"
             )
         name = path
     elif not _REPOSITORY.fullmatch(name) or name.startswith("."):
@@ -176,8 +177,8 @@ def _size(value: Any, spec: str) -> tuple[int, tuple[int, int] | None]:
         pair = int(value[0]), int(value[1])
         return min(pair), pair
     raise ModelSpecError(
-        f"{spec}: the size of the image processor must have height and width, or shortest_edge; got "
-        f"{value!r}; give the preprocessing yourself with python:MODULE:FACTORY"
+        f"{spec}: the size of the image processor must have height and width, or shortest_edge, "
+        f"got {value!r}; give the preprocessing yourself with python:MODULE:FACTORY"
     )
 
 
@@ -198,8 +199,8 @@ def _load_model(transformers: Any, name: str, spec: str) -> Any:
     if missing:
         raise ModelSpecError(
             f"{spec}: must be a trained classifier, but the checkpoint lacks {missing[0]}"
-            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}; those weights would be "
-            "random; use a checkpoint fine-tuned for classification"
+            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}; those weights would "
+            "be random; use a checkpoint fine-tuned for classification"
         )
     return model
 
@@ -236,8 +237,8 @@ def _not_found(name: str, spec: str, error: Exception) -> ModelNotFound:
         return ModelNotFound(f"{spec}: the directory could not be loaded ({_first_line(error)})")
     return ModelNotFound(
         f"{spec}: looked for a directory {os.path.abspath(name)}, in the local cache and on "
-        f"https://huggingface.co/{name} ({_first_line(error)}); check the name and the connection, or "
-        f"run 'hf download {name} --local-dir DIR' where there is one and use hf:DIR"
+        f"https://huggingface.co/{name} ({_first_line(error)}); check the name and the connection, "
+        f"or run 'hf download {name} --local-dir DIR' where there is one and use hf:DIR"
     )
 
 

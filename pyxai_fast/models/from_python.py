@@ -80,8 +80,8 @@ def _import(module_name: str, spec: str) -> ModuleType:
         # Only if the module itself, or a package around it, is what is missing.
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise ModelNotFound(
-                f"{spec}: there is no module {module_name!r}; looked in {os.getcwd()} and among the "
-                "installed packages"
+                f"{spec}: there is no module {module_name!r}; looked in {os.getcwd()} and among "
+                "the installed packages"
             ) from error
         raise _failed(f"{spec}: importing {module_name} failed", error) from error
     except Exception as error:

@@ -28,7 +28,7 @@ def load_timm(name: str) -> LoadedModel:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelNotFound(
             f"{spec}: timm could not create it ({reason}); check the name with "
-            "timm.list_models(pretrained=True), and that the weights can be downloaded or are cached"
+            "timm.list_models(pretrained=True), and that its weights can be downloaded"
         ) from error
     if not getattr(module, "num_classes", 1):
         raise ModelSpecError(f"{spec}: must be a classifier, got a model without a trained head")

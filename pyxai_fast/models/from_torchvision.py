@@ -37,8 +37,8 @@ def load_torchvision(name: str) -> LoadedModel:
         module = models.get_model(name, weights=weights)
     except OSError as error:  # URLError is one
         raise ModelNotFound(
-            f"{spec}: the weights could not be downloaded from {weights.url} ({error}); download that "
-            "file on a machine that can, into the torch hub cache (~/.cache/torch/hub/checkpoints)"
+            f"{spec}: the weights could not be downloaded from {weights.url} ({error}); download "
+            "that file on a machine that can, into ~/.cache/torch/hub/checkpoints"
         ) from error
     categories = weights.meta.get("categories")
     return LoadedModel(module, preprocessing, list(categories) if categories else None, spec)

@@ -51,7 +51,8 @@ class Preprocessing:
                 values *= self.channels
             if len(values) != self.channels:
                 raise ValueError(
-                    f"Preprocessing: {name} must have 1 or {self.channels} values, got {len(values)}"
+                    f"Preprocessing: {name} must have 1 or {self.channels} values, "
+                    f"got {len(values)}"
                 )
             if not all(math.isfinite(v) for v in values):
                 raise ValueError(f"Preprocessing: {name} must be finite, got {values}")
@@ -89,7 +90,7 @@ class Preprocessing:
         return (pixels - self._per_channel(self.mean, pixels)) / self._per_channel(self.std, pixels)
 
     def to_pixels(self, x: Tensor) -> Tensor:
-        """Model inputs [..., C, H, W] back to pixels: the inverse of ``normalise``; never clamps."""
+        """Model inputs [..., C, H, W] back to pixels: the inverse of ``normalise``, no clamp."""
         self._check("to_pixels", x)
         return x * self._per_channel(self.std, x) + self._per_channel(self.mean, x)
 

@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SpecKind:
-    """One way to name a model: ``usage`` is shown to people, ``load`` gets what follows the colon."""
+    """One way to name a model: ``usage`` is shown to people, ``load`` gets the text after it."""
 
     usage: str
     load: Callable[[str], LoadedModel]

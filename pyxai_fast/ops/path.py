@@ -269,66 +269,84 @@ def _fake_nothing(*args: Any, **kwargs: Any) -> None:
     return None
 
 
-def _vmap_points(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+def _vmap_points(
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    inputs: Tensor,
+    baselines: Tensor,
+    alphas: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    memory_format: torch.memory_format | None = None,
+) -> tuple[Tensor, int]:
     """Folds the mapped dimension V into the batch: V * B examples, each with its own alphas."""
-    inputs, baselines, alphas, scale, shift, dtype, memory_format = _mapped_first(in_dims, args)
-    if in_dims[3] is not None or in_dims[4] is not None:
-        raise NotImplementedError("path_points: scale and shift must not be mapped by vmap, got mapped")
+    _refuse_mapped("path_points", "scale and shift", in_dims[3:5])
     size = info.batch_size
-    inputs = _expand_mapped(inputs, in_dims[0], size)
-    batch = inputs.shape[1]
-    features = inputs.shape[2:]
-    baselines = _expand_mapped(baselines, in_dims[1], size)
-    missing = inputs.dim() - baselines.dim()
-    baselines = baselines.reshape(size, *([1] * missing), *baselines.shape[1:])
-    baselines = baselines.expand(size, batch, *features).flatten(0, 1)
-    alphas = _expand_mapped(alphas, in_dims[2], size)
-    alphas = alphas.reshape(size, alphas.shape[1], -1).expand(-1, -1, batch)
-    steps = alphas.shape[1]
+    inputs = _mapped_first(inputs, in_dims[0], size)
+    batch, features = inputs.shape[1], inputs.shape[2:]
+    alphas = _mapped_first(alphas, in_dims[2], size)
     points = torch.ops.pyxai_fast.path_points(
         inputs.flatten(0, 1),
-        baselines,
-        alphas.transpose(0, 1).flatten(1),
+        _folded_baselines(_mapped_first(baselines, in_dims[1], size), inputs),
+        _folded_coefficients(alphas, batch),
         scale,
         shift,
         dtype,
         memory_format,
     )
+    steps = alphas.shape[1]
     return points.reshape(steps, size, batch, *features).transpose(0, 1).flatten(1, 2), 0
 
 
-def _vmap_sum(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-    grads, weights, inputs, baselines, scale = _mapped_first(in_dims, args)
-    if in_dims[4] is not None:
-        raise NotImplementedError("path_accumulate: scale must not be mapped by vmap, got mapped")
+def _vmap_sum(
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    grads: Tensor,
+    weights: Tensor,
+    inputs: Tensor | None = None,
+    baselines: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> tuple[Tensor, int]:
+    _refuse_mapped("path_accumulate", "scale", in_dims[4:])
     size = info.batch_size
-    grads = _expand_mapped(grads, in_dims[0], size)
-    weights = _expand_mapped(weights, in_dims[1], size)
+    grads = _mapped_first(grads, in_dims[0], size)
+    weights = _mapped_first(weights, in_dims[1], size)
     steps = weights.shape[1]
-    batch = grads.shape[1] // steps
-    features = grads.shape[2:]
+    batch, features = grads.shape[1] // steps, grads.shape[2:]
     grads = grads.reshape(size, steps, batch, *features).transpose(0, 1).flatten(0, 2)
-    weights = weights.reshape(size, steps, -1).expand(-1, -1, batch).transpose(0, 1).flatten(1)
-    if inputs is not None:
-        inputs = _expand_mapped(inputs, in_dims[2], size)
-        baselines = _expand_mapped(baselines, in_dims[3], size)
-        missing = inputs.dim() - baselines.dim()
-        baselines = baselines.reshape(size, *([1] * missing), *baselines.shape[1:])
-        baselines = baselines.expand(inputs.shape).flatten(0, 1)
+    if inputs is not None and baselines is not None:
+        inputs = _mapped_first(inputs, in_dims[2], size)
+        baselines = _folded_baselines(_mapped_first(baselines, in_dims[3], size), inputs)
         inputs = inputs.flatten(0, 1)
-    total = torch.ops.pyxai_fast.path_accumulate(grads, weights, inputs, baselines, scale)
+    total = torch.ops.pyxai_fast.path_accumulate(
+        grads, _folded_coefficients(weights, batch), inputs, baselines, scale
+    )
     return total.reshape(size, batch, *features), 0
 
 
-def _mapped_first(in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> list[Any]:
-    return [
-        arg if dim is None else arg.movedim(dim, 0)
-        for arg, dim in zip(args, in_dims, strict=True)
-    ]
+def _mapped_first(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    """[V, ...], where the mapped dimension was `dim`, or there was none."""
+    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
-def _expand_mapped(tensor: Tensor, dim: int | None, size: int) -> Tensor:
-    return tensor.expand(size, *tensor.shape) if dim is None else tensor
+def _folded_baselines(baselines: Tensor, inputs: Tensor) -> Tensor:
+    """Baselines [V, ...] of any kind for inputs [V, B, ...], as [V * B, ...]."""
+    missing = inputs.dim() - baselines.dim()
+    baselines = baselines.reshape(baselines.shape[0], *[1] * missing, *baselines.shape[1:])
+    return baselines.expand(inputs.shape).flatten(0, 1)
+
+
+def _folded_coefficients(coefficients: Tensor, batch: int) -> Tensor:
+    """Coefficients [V, S] or [V, S, B] as [S, V * B]."""
+    if coefficients.dim() == 2:
+        coefficients = coefficients[:, :, None]
+    return coefficients.expand(-1, -1, batch).transpose(0, 1).flatten(1)
+
+
+def _refuse_mapped(op: str, names: str, in_dims: tuple[int | None, ...]) -> None:
+    if any(dim is not None for dim in in_dims):
+        raise NotImplementedError(f"{op}: {names} must not be mapped by vmap, got mapped")
 
 
 define(

@@ -1,0 +1,272 @@
+"""The command line: ``pyxai-fast explain | info | demo``.
+
+Exit codes: 0 all done, 1 something failed, 2 the command itself was wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+PROGRAM = "pyxai-fast"
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line per error, instead of a page of usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Says the default only where there is one worth saying."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, []):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    try:
+        args = _parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has already written what is to be said
+        return stop.code if isinstance(stop.code, int) else 2
+    run: Callable[[argparse.Namespace], int] = args.run
+    try:
+        with _one_line_warnings(enabled=not args.debug):
+            return run(args)
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as stop:  # the demo has a parser of its own
+        return stop.code if isinstance(stop.code, int) else 2
+    except Exception as error:
+        if args.debug:
+            raise
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        print(f"{PROGRAM}: error: {text}", file=sys.stderr)
+        # Wrong arguments reach the library as these; anything else is a failure while running.
+        return 2 if isinstance(error, (ValueError, TypeError, ImportError)) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM, description="Explain what PyTorch models see, at the speed of the hardware."
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {_version()}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_explain(commands)
+    _add_info(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _add_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        formatter_class=_Formatter,
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and full warnings")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_explain(commands: Any) -> None:
+    parser = _add_command(
+        commands, "explain", _run_explain, "explain images: a picture and the numbers for each"
+    )
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="image files")
+    add(
+        "--model",
+        required=True,
+        metavar="SPEC",
+        help="hf:NAME_OR_DIR, torchvision:NAME, timm:NAME, python:MODULE_OR_FILE.py:FACTORY "
+        "or demo",
+    )
+    add("--out", required=True, metavar="DIR", help="folder for the results")
+    add("--method", default="integrated_gradients", metavar="NAME", help="attribution method")
+    add(
+        "--target",
+        type=_class_index,
+        metavar="N",
+        help="class to explain; the predicted class if left out",
+    )
+    add(
+        "--steps",
+        type=_positive_int,
+        metavar="N",
+        help="points on the path, for methods that have one (default: the method's own, 50)",
+    )
+    add(
+        "--baseline",
+        metavar="NAME",
+        help="what attributions are relative to, in pixels: black, white, mean (the model's mean "
+        "colour), blur (the picture, blurred) or a grey level from 0 to 1 (default: black)",
+    )
+    add(
+        "--output",
+        default="logit",
+        choices=("logit", "prob", "logprob", "margin"),
+        help="which score of the class is explained",
+    )
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where the model runs")
+    add("--batch-size", type=_positive_int, default=16, metavar="N", help="images per batch")
+    add(
+        "--memory-format",
+        default="auto",
+        choices=("auto", "contiguous", "channels_last"),
+        help="layout of model inputs in memory",
+    )
+    add(
+        "--set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="any other option of the method, repeatable; values are read as JSON, else as text",
+        default=[],
+    )
+    add(
+        "--format",
+        default="safetensors",
+        choices=("safetensors", "npz"),
+        help="file format of the attributions",
+    )
+    add("--no-progress", action="store_true", help="no progress bar")
+    add("--overwrite", action="store_true", help="replace results that are already there")
+
+
+def _add_info(commands: Any) -> None:
+    parser = _add_command(
+        commands, "info", _run_info, "say what this installation can do on this machine"
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _add_command(
+        commands, "demo", _run_demo, "explain handwritten digits with the built-in model"
+    )
+    parser.add_argument("--out", default="demo", metavar="DIR", help="folder for the results")
+
+
+def _run_explain(args: argparse.Namespace) -> int:
+    from pyxai_fast.cli_explain import Request, explain_files
+
+    request = Request(
+        images=args.images,
+        model=args.model,
+        out=args.out,
+        method=args.method,
+        target=args.target,
+        steps=args.steps,
+        baseline=args.baseline,
+        output=args.output,
+        device=args.device,
+        batch_size=args.batch_size,
+        memory_format=args.memory_format,
+        options=_options(args.set),
+        file_format=args.format,
+        # A bar in a log file is thousands of lines.
+        progress=sys.stderr.isatty() and not args.no_progress,
+        overwrite=args.overwrite,
+    )
+    return explain_files(request)
+
+
+def _run_info(args: argparse.Namespace) -> int:
+    import pyxai_fast
+
+    facts: Mapping[str, Any] = pyxai_fast.info()
+    print(json.dumps(facts, indent=2, default=str) if args.json else "\n".join(_readable(facts)))
+    return 0
+
+
+def _run_demo(args: argparse.Namespace) -> int:
+    from pyxai_fast.demo.__main__ import main as demo_main
+
+    quiet = [] if sys.stderr.isatty() else ["--no-progress"]
+    return demo_main(["--out", args.out, *quiet])
+
+
+def _options(assignments: Sequence[str]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"--set: must be NAME=VALUE, got {assignment!r}")
+        if name in options:
+            raise ValueError(f"--set: {name} is given twice")
+        try:
+            options[name] = json.loads(text)
+        except json.JSONDecodeError:
+            options[name] = {"True": True, "False": False, "None": None}.get(text, text)
+    return options
+
+
+def _positive_int(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return value
+
+
+def _class_index(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be the number of a class, from 0, got {text!r}")
+    return int(text)
+
+
+def _readable(facts: Mapping[str, Any], indent: int = 0) -> Iterator[str]:
+    """Nested facts as aligned lines."""
+    width = max((len(str(key)) for key in facts), default=0)
+    for key, value in facts.items():
+        margin = " " * indent
+        if isinstance(value, Mapping) and value:
+            yield f"{margin}{key}"
+            yield from _readable(value, indent + 2)
+        else:
+            yield f"{margin}{key!s:<{width}}  {_plain(value)}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_plain(item) for item in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None or value == {} else str(value)
+
+
+def _version() -> str:
+    import pyxai_fast
+
+    return str(pyxai_fast.__version__)
+
+
+@contextmanager
+def _one_line_warnings(*, enabled: bool) -> Iterator[None]:
+    """Warnings as one line without a file name and a line of source, which tell a user nothing."""
+    if not enabled:
+        yield
+        return
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = (str(message).strip().splitlines() or [""])[0]
+        print(f"{PROGRAM}: warning: {text}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

@@ -1,0 +1,186 @@
+"""What the demo measures: each method on each backend, and the table that says what it cost."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyxai_fast import ops
+from pyxai_fast.explain import explain
+from pyxai_fast.explanation import Explanation
+from pyxai_fast.methods import METHODS
+
+# The method that is run on every backend, not only on the best one.
+COMPARED = "integrated_gradients"
+REPEATS = 3  # timed calls of each run
+COLUMNS = (
+    "method",
+    "backend",
+    "gradients",
+    "queries",
+    "ms per input",
+    "completeness gap",
+    "relative gap",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method on one backend.
+
+    Attributes:
+        backend: "cpu" (C++ kernels) or "reference" (PyTorch).
+        explanation: of the last repetition.
+        seconds: wall time of one call to explain, for the whole batch; the fastest repetition, since
+            other work on the machine can only add to it.
+    """
+
+    backend: str
+    explanation: Explanation
+    seconds: float
+
+    @property
+    def method(self) -> str:
+        """The method's name in METHODS."""
+        return self.explanation.method
+
+    @property
+    def attributions(self) -> Tensor:
+        """[B, 1, 32, 32]."""
+        attributions = self.explanation.attributions
+        assert isinstance(attributions, Tensor)
+        return attributions
+
+    def as_dict(self) -> dict[str, Any]:
+        """One row of table.json; the gaps are None for a method that promises no completeness."""
+        gap, relative = completeness(self.explanation)
+        cost = self.explanation.cost
+        return {
+            "method": self.method,
+            "backend": self.backend,
+            "gradients": cost.gradients,
+            "queries": cost.queries,
+            "seconds_per_input": self.seconds / len(self.attributions),
+            "completeness_gap": gap,
+            "relative_completeness_gap": relative,
+            "settings": self.explanation.settings,
+        }
+
+
+def cpu_backends() -> list[str]:
+    """Backends that can run here on CPU tensors, the one used by default first."""
+    loaded = [name for name, state in ops.backends().items() if state == "loaded"]
+    return [name for name in ("cpu", "reference") if name in loaded]
+
+
+def plan() -> list[tuple[str, str]]:
+    """(method, backend) of every run: all methods on the default backend, one on all."""
+    backends = cpu_backends()
+    return [
+        (method, backend)
+        for method in METHODS
+        for backend in (backends if method == COMPARED else backends[:1])
+    ]
+
+
+def run(
+    model: nn.Module,
+    images: Tensor,
+    method: str,
+    backend: str,
+    *,
+    steps: int,
+    progress: bool = False,
+) -> Run:
+    """Explain the predicted class of each image, and time it.
+
+    Args:
+        model: in eval mode, on the CPU; returns logits [B, n].
+        images: [B, 1, 32, 32] in [0, 1].
+        method: a name in METHODS.
+        backend: one of :func:`cpu_backends`.
+        steps: points on the path, or noisy copies, for methods that have them.
+        progress: a progress bar for the first call, which is not timed: it also measures how much
+            memory the model takes, and pays for what is set up once.
+    """
+    options = {name: steps for name in ("n_steps", "n_samples") if _takes(method, name)}
+    with ops.native_kernels(backend != "reference"):
+        explanation = explain(model, images, method=method, progress=progress, **options)
+        seconds = []
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            explanation = explain(model, images, method=method, **options)
+            seconds.append(time.perf_counter() - started)
+    return Run(backend, explanation, min(seconds))
+
+
+def completeness(explanation: Explanation) -> tuple[float | None, float | None]:
+    """Largest completeness gap of a batch, and the largest relative to its score difference.
+
+    The gap is ``|sum(attributions) - (s(inputs) - s(baselines))|``; relative, it is divided by
+    ``|s(inputs) - s(baselines)|``. None for methods that promise no completeness.
+    """
+    delta = explanation.delta
+    if delta is None:
+        return None, None
+    assert isinstance(explanation.attributions, Tensor)
+    gap = delta.double()
+    difference = explanation.attributions.double().flatten(1).sum(1) - gap
+    return float(gap.abs().max()), float((gap / difference).abs().max())
+
+
+def agreement(runs: Sequence[Run]) -> str | None:
+    """One sentence on how far the backends agree; None when only one could run."""
+    compared = [item for item in runs if item.method == COMPARED]
+    if len(compared) < 2:
+        return None
+    first, *others = compared
+    names = " and ".join(item.backend for item in compared)
+    differences = [float((item.attributions - first.attributions).abs().max()) for item in others]
+    if all(torch.equal(item.attributions, first.attributions) for item in others):
+        return f"{COMPARED} is the same on {names}, bit for bit."
+    largest = float(first.attributions.abs().max())
+    return (
+        f"{COMPARED} on {names} differs by at most {max(differences):.1e}, where the largest "
+        f"attribution is {largest:.1e}."
+    )
+
+
+def markdown(runs: Sequence[Run]) -> str:
+    """The table in Markdown, with cells padded so that it also reads well in a terminal."""
+    rows = [COLUMNS, *(_cells(item.as_dict()) for item in runs)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    numeric = [i > 1 for i in range(len(COLUMNS))]
+    rule = tuple(
+        "-" * (width - right) + ":" * right for width, right in zip(widths, numeric, strict=True)
+    )
+    lines = []
+    for row in (rows[0], rule, *rows[1:]):
+        cells = (
+            f"{cell:>{width}}" if right else f"{cell:<{width}}"
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    gaps = (row["completeness_gap"], row["relative_completeness_gap"])
+    return (
+        row["method"],
+        row["backend"],
+        str(row["gradients"]),
+        str(row["queries"]),
+        f"{1e3 * row['seconds_per_input']:.2f}",
+        *("n/a" if gap is None else f"{gap:.1e}" for gap in gaps),
+    )
+
+
+def _takes(method: str, option: str) -> bool:
+    return option in inspect.signature(METHODS[method].attribute).parameters

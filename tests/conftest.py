@@ -1,0 +1,38 @@
+"""Fixtures shared by the suite. No test needs a network, a GPU or a native build."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from pyxai_fast import ops
+
+# Derandomised: a red run is red for everybody. Timing is not a property of these tests.
+settings.register_profile(
+    "suite",
+    derandomize=True,
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("suite")
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every test with this fixture runs on the CPU, and on a GPU where there is one."""
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+needs_native_cpu = pytest.mark.skipif(
+    ops.backends()["cpu"] != "loaded",
+    reason=f"native CPU kernels: {ops.backends()['cpu']}",
+)
