@@ -92,8 +92,8 @@ class BuildNative(build_ext):
                 subprocess.run(command, check=True)
             except (OSError, subprocess.CalledProcessError) as error:
                 raise SystemExit(
-                    f"setup: the native build failed ({error}). It needs a C++17 compiler, cmake and "
-                    "ninja; PYXAI_FAST_NATIVE=off installs the pure-PyTorch package instead."
+                    f"setup: the native build failed ({error}). It needs a C++17 compiler, cmake "
+                    "and ninja; PYXAI_FAST_NATIVE=off installs the pure-PyTorch package instead."
                 ) from None
 
     def cuda_options(self, torch) -> list[str]:
@@ -133,7 +133,9 @@ class NativeWheel(bdist_wheel):
 
 
 if sys.platform == "win32" and NATIVE:
-    raise SystemExit("setup: native libraries are not supported on Windows; set PYXAI_FAST_NATIVE=off")
+    raise SystemExit(
+        "setup: native libraries are not supported on Windows; set PYXAI_FAST_NATIVE=off"
+    )
 
 setup(
     ext_modules=[Extension("pyxai_fast._native", sources=[])] if NATIVE else [],

@@ -39,8 +39,8 @@ def explain(
 
     Args:
         model: a torch module (in eval mode) or any differentiable function of the inputs.
-        inputs: [B, ...], or a tuple of such tensors; pixels in [0, 1] when `preprocessing` is given,
-            else what the model takes.
+        inputs: [B, ...], or a tuple of such tensors; pixels in [0, 1] when `preprocessing` is
+            given, else what the model takes.
         method: one of pyxai_fast.METHODS.
         target: the class to explain, for all examples or one for each; None explains the class that
             the model predicts.
@@ -78,11 +78,12 @@ def explain(
     )
     if baselines is not None:
         if "baselines" not in inspect.signature(kind.attribute).parameters:
-            raise ValueError(f"explain: baselines must not be given for {method}, which has no path")
+            raise ValueError(
+                f"explain: baselines must not be given for {method}, which has no path"
+            )
         at_call["baselines"] = baselines
     cost = Cost()
-    with torch.no_grad():
-        outputs = explainer.outputs(inputs, additional_forward_args, cost)
+    outputs = explainer.outputs(inputs, additional_forward_args, cost)
     target, chosen = _resolve_target(target, outputs)
     attributions = explainer.attribute(
         inputs,
@@ -95,7 +96,13 @@ def explain(
     delta = None
     if explainer.has_convergence_delta() and explainer.multiplies_by_inputs:
         delta = explainer.compute_convergence_delta(
-            attributions, baselines, inputs, target, additional_forward_args, cost=cost
+            attributions,
+            baselines,
+            inputs,
+            target,
+            additional_forward_args,
+            outputs=outputs,
+            cost=cost,
         )
     return Explanation(
         attributions=attributions,
@@ -124,7 +131,15 @@ def _split_options(
     kind: type[AttributionMethod], method: str, options: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Which options belong to the constructor, and which to the call."""
-    reserved = {"self", "forward_func", "inputs", "target", "cost", "show_progress", "return_convergence_delta"}
+    reserved = {
+        "self",
+        "forward_func",
+        "inputs",
+        "target",
+        "cost",
+        "show_progress",
+        "return_convergence_delta",
+    }
     constructor = set(inspect.signature(kind.__init__).parameters) - reserved
     call = set(inspect.signature(kind.attribute).parameters) - reserved
     unknown = sorted(set(options) - constructor - call)
@@ -147,7 +162,7 @@ def _resolve_target(target: Any, outputs: Tensor) -> tuple[Any, Tensor | None]:
             return None, None
         if outputs.dim() != 2:
             raise ValueError(
-                "explain: target must be given for a model whose output is not [B, n], got None for "
+                "explain: target must be given for outputs that are not [B, n], got None for "
                 f"{list(outputs.shape)}"
             )
         predicted = outputs.argmax(1)

@@ -50,11 +50,11 @@ class Explanation:
 
         Written to `path` when given. Needs matplotlib (pip install pyxai-fast[plot]).
         """
-        from .plots import explanation_figure
+        from .plots import explanation_figure, save_figure
 
         figure = explanation_figure(self)
         if path is not None:
-            figure.savefig(path, dpi=150, bbox_inches="tight")
+            save_figure(figure, path)
         return figure
 
     def tensors(self) -> dict[str, Tensor]:
@@ -90,7 +90,7 @@ class Explanation:
         elif path.suffix == ".npz":
             import numpy as np
 
-            arrays = {
+            arrays: dict[str, Any] = {
                 k: (v.float() if v.dtype == torch.bfloat16 else v).numpy()
                 for k, v in self.tensors().items()
             }

@@ -24,7 +24,9 @@ def info() -> dict[str, Any]:
                 "capability": f"{properties.major}.{properties.minor}",
                 "memory_gib": round(properties.total_memory / 2**30, 1),
             }
-            for properties in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+            for properties in map(
+                torch.cuda.get_device_properties, range(torch.cuda.device_count())
+            )
         ]
     return {
         "pyxai_fast": __version__,

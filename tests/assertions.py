@@ -14,7 +14,9 @@ def assert_same_bits(actual: Tensor, expected: Tensor) -> None:
     assert bool(same.all()), f"{int((~same).sum())} of {same.numel()} elements differ"
 
 
-def assert_as_accurate_as(actual: Tensor, plain: Tensor, truth: Tensor, factor: float = 2.0) -> None:
+def assert_as_accurate_as(
+    actual: Tensor, plain: Tensor, truth: Tensor, factor: float = 2.0
+) -> None:
     """The error to the float64 truth is at most `factor` times that of plain PyTorch.
 
     One rounding of the result to its dtype is always allowed: plain PyTorch may be lucky.

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("sklearn")
 pytest.importorskip("safetensors")
 pytest.importorskip("tqdm")
+pytest.importorskip("matplotlib")
 
-from pyxai_fast.demo import data, model, train
+from pyxai_fast import METHODS
+from pyxai_fast.demo import __main__ as demo
+from pyxai_fast.demo import data, model, runs, train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The network is so small that on a busy machine threads mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -131,14 +146,17 @@ def test_augmentation_stays_small_and_in_range(
     splits: dict[str, tuple[torch.Tensor, torch.Tensor]],
 ) -> None:
     images = splits["train"][0][:64]
-    recipe = train.Recipe()
+    recipe = train.Recipe(noise=0.0)
     first = train.augment(images, recipe, torch.Generator().manual_seed(1))
     again = train.augment(images, recipe, torch.Generator().manual_seed(1))
     assert torch.equal(first, again) and not torch.equal(first, images)
     assert first.min() >= 0.0 and first.max() <= 1.0
-    still = train.Recipe(shift_pixels=0.0, rotation_degrees=0.0, scale=0.0, contrast=0.0)
+    still = train.Recipe(shift_pixels=0.0, rotation_degrees=0.0, scale=0.0, contrast=0.0, noise=0.0)
     same = train.augment(images, still, torch.Generator())
     torch.testing.assert_close(same, images, rtol=0, atol=1e-5)
+    noisy = train.augment(images, replace(still, noise=0.3), torch.Generator())
+    sigma = (noisy - images).flatten(1).std(1)  # uniform in [0, 0.3]
+    assert sigma.max() < 0.33 and 0.1 < float(sigma.mean()) < 0.2
 
 
 def test_one_epoch_of_training(
@@ -166,3 +184,150 @@ def test_train_refuses_no_epochs(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         train.main(["--epochs", "0", "--out", str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()
+
+
+# ---------------------------------------------------------------- the main job
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "new" / "folder"
+    assert demo.main(["--out", str(out), "--images", "12", "--steps", "8", "--no-progress"]) == 0
+    return out
+
+
+def test_demo_writes_what_it_says(written: Path) -> None:
+    from safetensors.torch import load_file
+
+    names = {"gallery.png", "attributions.safetensors", "table.md", "table.json"}
+    assert {path.name for path in written.iterdir()} == names
+    tensors = load_file(written / "attributions.safetensors")
+    assert tensors.keys() == {"inputs", "labels", "indices", "targets", *METHODS}
+    images, labels = data.load_digits("test")
+    assert torch.equal(tensors["inputs"], images[tensors["indices"]])
+    assert torch.equal(tensors["labels"], labels[tensors["indices"]])
+    assert torch.equal(tensors["targets"], model.load_demo_model()(tensors["inputs"]).argmax(1))
+    for method in METHODS:
+        assert tensors[method].shape == tensors["inputs"].shape
+        assert tensors[method].isfinite().all() and tensors[method].abs().max() > 0
+
+
+def test_demo_table_is_true(written: Path) -> None:
+    from safetensors.torch import load_file
+
+    record = json.loads((written / "table.json").read_text())
+    tensors = load_file(written / "attributions.safetensors")
+    recipe = model.load_demo_recipe()
+    assert record["test"] == {k: recipe["test"][k] for k in ("images", "correct", "accuracy")}
+    assert record["targets"] == tensors["targets"].tolist()
+    rows = record["runs"]
+    assert [(row["method"], row["backend"]) for row in rows] == runs.plan()
+    assert {row["method"] for row in rows} == set(METHODS)
+
+    net = model.load_demo_model()
+    pick = tensors["targets"][:, None]
+    with torch.no_grad():
+        end = net(tensors["inputs"]).gather(1, pick)
+        start = net(torch.zeros(1, 1, 32, 32)).expand(12, -1).gather(1, pick)
+    difference = (end - start).double().squeeze(1)
+    for row in rows:
+        assert row["seconds_per_input"] > 0
+        if row["method"] != "integrated_gradients":
+            assert row["completeness_gap"] is None
+            continue
+        assert row["gradients"] == 12 * 8
+        assert row["queries"] >= 12 + 1  # the ends of the paths; one start serves all
+        gap = tensors["integrated_gradients"].double().flatten(1).sum(1) - difference
+        assert row["completeness_gap"] == pytest.approx(float(gap.abs().max()), abs=2e-5)
+        relative = float((gap / difference).abs().max())
+        assert row["relative_completeness_gap"] == pytest.approx(relative, abs=2e-5)
+
+
+def test_demo_gallery_is_a_picture(written: Path) -> None:
+    image = pytest.importorskip("PIL.Image").open(written / "gallery.png").convert("RGB")
+    assert min(image.size) > 1000
+    pixels = np.asarray(image).astype(int)
+    assert pixels.std() > 30  # not blank
+    assert (pixels[:, :, 0] - pixels[:, :, 2] > 60).any()  # red
+    assert (pixels[:, :, 2] - pixels[:, :, 0] > 60).any()  # blue
+
+
+def test_demo_prints_the_table_it_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.main(["--out", str(tmp_path), "--images", "1", "--steps", "2"]) == 0
+    printed = capsys.readouterr()
+    table = (tmp_path / "table.md").read_text()
+    assert table in printed.out
+    assert f"Look at {tmp_path / 'gallery.png'}" in printed.out
+    stated = model.load_demo_recipe()["test"]
+    assert f"reads {stated['correct']} of {stated['images']} test digits" in table
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(runs.plan())
+    assert len({len(line) for line in lines}) == 1  # aligned
+    assert "demo" in printed.err  # the progress bar
+
+
+def test_chosen_digits_are_one_of_each_class_then_the_hardest(
+    splits: dict[str, tuple[torch.Tensor, torch.Tensor]],
+) -> None:
+    net = model.load_demo_model()
+    images, labels = splits["test"]
+    chosen = demo.choose(net, images, labels, 30)
+    assert len(chosen.unique()) == 30
+    assert torch.equal(demo.choose(net, images, labels, 12), chosen[:12])
+    assert labels[chosen[:10]].tolist() == list(range(10))
+    logits = net(images)
+    assert torch.equal(logits[chosen[:10]].argmax(1), labels[chosen[:10]])
+    wrong = (logits.argmax(1) != labels).nonzero().squeeze(1).tolist()
+    assert set(chosen[10 : 10 + len(wrong)].tolist()) == set(wrong)
+    probability = logits.softmax(1).gather(1, labels[:, None]).squeeze(1)
+    hard = torch.tensor([i for i in range(len(labels)) if i not in set(chosen.tolist())])
+    assert probability[chosen[10:]].max() < probability[hard].mean()
+
+
+def test_backends_agree(splits: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    net = model.load_demo_model()
+    images = splits["test"][0][:3]
+    made = [
+        runs.run(net, images, runs.COMPARED, backend, steps=4) for backend in runs.cpu_backends()
+    ]
+    for item in made[1:]:
+        torch.testing.assert_close(item.attributions, made[0].attributions, rtol=1e-4, atol=1e-5)
+    sentence = runs.agreement(made)
+    assert (sentence is None) == (len(made) == 1)
+    moved = runs.Run(made[0].backend, made[0].explanation, made[0].seconds)
+    assert runs.agreement([moved]) is None
+    assert "bit for bit" in (runs.agreement([moved, moved]) or "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images", "0"], "--images must be at least 1, got 0"),
+        (["--images", "356"], "--images must be at most 355"),
+        (["--steps", "-1"], "--steps must be at least 1, got -1"),
+    ],
+)
+def test_demo_refuses_what_cannot_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        demo.main(["--out", str(tmp_path / "none"), "--no-progress", *arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_demo_refuses_a_file_for_a_folder_and_says_what_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(SystemExit):
+        demo.main(["--out", str(file)])
+    assert "must be a folder" in capsys.readouterr().err and file.read_text() == "mine"
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit):
+        demo.main(["--out", str(tmp_path)])
+    assert "matplotlib; run: pip install pyxai-fast[demo]" in capsys.readouterr().err

@@ -43,7 +43,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str | None]:
     ops.set_cpu_isa(before)
 
 
-# --- the kernels give the bits of the reference ---------------------------------------------------
+# --- the kernels give the bits of the reference --------------------------------------------------
 
 
 @needs_native_cpu
@@ -136,7 +136,7 @@ def test_nan_and_infinity_pass_through(isa: str, device: torch.device) -> None:
     assert_same_bits(ops.path_accumulate(grads, alphas)[:, :3], expected[None])
 
 
-# --- shapes ----------------------------------------------------------------------------------------
+# --- shapes --------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -152,8 +152,10 @@ def layouts(draw: st.DrawFn) -> dict:
         if kind == "strided":
             return torch.randn((*size, 2), generator=generator)[..., 0].to(dtype)
         if kind == "transposed" and len(size) > 1:
-            return torch.randn(size[::-1], generator=generator).to(dtype).permute(
-                *range(len(size) - 1, -1, -1)
+            return (
+                torch.randn(size[::-1], generator=generator)
+                .to(dtype)
+                .permute(*range(len(size) - 1, -1, -1))
             )
         if kind == "expanded":
             return torch.randn((1,) * len(size), generator=generator).to(dtype).expand(size)
@@ -194,8 +196,10 @@ def test_any_shape_and_stride_gives_the_plain_expression(t: dict) -> None:
     alphas = t["alphas"].reshape(steps, -1, *rest)
     truth = (start + alphas * (inputs.double() - start)).flatten(0, 1)
     torch.testing.assert_close(
-        points.double(), truth, rtol=2 * torch.finfo(inputs.dtype).eps, atol=1e-6
-        if inputs.dtype in (torch.float32, torch.float64) else 2e-2,
+        points.double(),
+        truth,
+        rtol=2 * torch.finfo(inputs.dtype).eps,
+        atol=1e-6 if inputs.dtype in (torch.float32, torch.float64) else 2e-2,
     )
     attributions = ops.path_accumulate(t["grads"], t["weights"], inputs, baselines)
     assert attributions.shape == inputs.shape
@@ -221,7 +225,7 @@ def test_native_and_reference_agree_on_any_layout(t: dict) -> None:
         assert_same_bits(a, b)
 
 
-# --- what never changes the numbers ----------------------------------------------------------------
+# --- what never changes the numbers --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("grad_dtype", FLOATS, ids=ids(FLOATS))
@@ -284,7 +288,7 @@ def test_float32_is_as_accurate_as_plain_pytorch(steps: int, device: torch.devic
     )
 
 
-# --- out= and total= ---------------------------------------------------------------------------------
+# --- out= and total= -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=ids(FORMATS))
@@ -311,7 +315,7 @@ def test_out_may_be_the_front_of_a_larger_buffer(device: torch.device) -> None:
     assert bool((buffer[6:] == 7.0).all())
 
 
-# --- derivatives -------------------------------------------------------------------------------------
+# --- derivatives ---------------------------------------------------------------------------------
 
 
 def small_double(requires_grad: bool = True) -> dict[str, Tensor]:
@@ -388,7 +392,9 @@ def test_vmap_of_points_equals_a_loop(mapped: str, device: torch.device) -> None
     in_dims = tuple(1 if mapped in (n, "all") else None for n in names)
     actual = torch.vmap(ops.path_points, in_dims=in_dims)(*args)
     loop = [
-        ops.path_points(*[a.select(1, i) if d == 1 else a for a, d in zip(args, in_dims, strict=True)])
+        ops.path_points(
+            *[a.select(1, i) if d == 1 else a for a, d in zip(args, in_dims, strict=True)]
+        )
         for i in range(3)
     ]
     assert_same_bits(actual, torch.stack(loop))
@@ -398,21 +404,17 @@ def test_vmap_of_points_equals_a_loop(mapped: str, device: torch.device) -> None
 def test_vmap_of_accumulate_equals_a_loop(mapped: str, device: torch.device) -> None:
     t = PathCase("vmap", 3, 2, (2, 3)).tensors(device=device)
     names = ["grads", "weights", "inputs", "baselines"]
-    args = [
-        torch.stack([t[n], t[n] * 0.5, -t[n]]) if mapped in (n, "all") else t[n] for n in names
-    ]
+    args = [torch.stack([t[n], t[n] * 0.5, -t[n]]) if mapped in (n, "all") else t[n] for n in names]
     in_dims = tuple(0 if mapped in (n, "all") else None for n in names)
     actual = torch.vmap(ops.path_accumulate, in_dims=in_dims)(*args)
     loop = [
-        ops.path_accumulate(
-            *[a[i] if d == 0 else a for a, d in zip(args, in_dims, strict=True)]
-        )
+        ops.path_accumulate(*[a[i] if d == 0 else a for a, d in zip(args, in_dims, strict=True)])
         for i in range(3)
     ]
     assert_same_bits(actual, torch.stack(loop))
 
 
-# --- torch.library and torch.compile -------------------------------------------------------------------
+# --- torch.library and torch.compile -------------------------------------------------------------
 
 
 def op_calls(device: torch.device) -> list[tuple]:
@@ -472,7 +474,7 @@ def test_ops_compile_into_one_graph(device: torch.device) -> None:
     torch.testing.assert_close(differentiable[0].grad, expected)
 
 
-# --- errors ----------------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 X = torch.zeros(2, 3, 4)
 A = torch.zeros(5)
@@ -494,7 +496,11 @@ A = torch.zeros(5)
             ValueError,
             r"scale must have shape \[C\]",
         ),
-        (lambda: ops.path_points(X, 0.0, A, out=X), ValueError, r"out must have shape \[10, 3, 4\]"),
+        (
+            lambda: ops.path_points(X, 0.0, A, out=X),
+            ValueError,
+            r"out must have shape \[10, 3, 4\]",
+        ),
         (lambda: ops.path_points(X, 0.0, A.to("meta")), ValueError, "alphas must be on cpu"),
         (lambda: ops.path_accumulate(X, A), ValueError, r"grads must have shape \[5 \* B"),
         (lambda: ops.path_accumulate(X, A[:0]), ValueError, "at least one step"),

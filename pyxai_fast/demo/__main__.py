@@ -148,14 +148,14 @@ def _save_gallery(runs: Sequence[Run], labels: Tensor, path: Path) -> None:
         for method, item in _by_method(runs).items()
     }
     rows = []
-    for i, target in enumerate(_targets(runs[0])[:_GALLERY_ROWS].tolist()):
-        name, true = CLASS_NAMES[target], CLASS_NAMES[labels[i]]
+    targets = _targets(runs[0]).tolist()
+    for i, caption in enumerate(_captions(targets, labels.tolist())[:_GALLERY_ROWS]):
         rows.append(
             GalleryRow(
                 explanation.inputs[i],
                 {title: attributions[i] for title, attributions in columns.items()},
-                name if name == true else f"{name} (is a {true})",
-                float(probabilities[i, target]),
+                caption,
+                float(probabilities[i, targets[i]]),
             )
         )
     title = "Which pixels speak for the predicted digit"
@@ -223,14 +223,20 @@ def _record(
 
 
 def _look_at(item: Run, labels: Tensor, out: Path) -> str:
-    targets = _targets(item)
     look = f"Look at {out / 'gallery.png'}: red speaks for the predicted digit, blue against it"
-    wrong = [
-        f"a {CLASS_NAMES[label]} read as {CLASS_NAMES[target]} (row {row + 1})"
-        for row, (label, target) in enumerate(zip(labels.tolist(), targets.tolist(), strict=True))
-        if label != target
+    captions = _captions(_targets(item).tolist(), labels.tolist())[:_GALLERY_ROWS]
+    wrong = [f'"{caption}"' for caption in captions if caption not in CLASS_NAMES]
+    return f"{look}; its mistakes are captioned {', '.join(wrong)}." if wrong else f"{look}."
+
+
+def _captions(targets: Sequence[int], labels: Sequence[int]) -> list[str]:
+    """The predicted class, and the true one where it is another."""
+    return [
+        CLASS_NAMES[target]
+        if target == label
+        else f"{CLASS_NAMES[target]} (is a {CLASS_NAMES[label]})"
+        for target, label in zip(targets, labels, strict=True)
     ]
-    return f"{look}; see why it took {' and '.join(wrong)}." if wrong else f"{look}."
 
 
 if __name__ == "__main__":

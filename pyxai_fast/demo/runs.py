@@ -37,8 +37,8 @@ class Run:
     Attributes:
         backend: "cpu" (C++ kernels) or "reference" (PyTorch).
         explanation: of the last repetition.
-        seconds: wall time of one call to explain, for the whole batch; the fastest repetition, since
-            other work on the machine can only add to it.
+        seconds: wall time of one call to explain, for the whole batch; of the fastest repetition,
+            since other work on the machine can only add to it.
     """
 
     backend: str
@@ -109,7 +109,9 @@ def run(
         progress: a progress bar for the first call, which is not timed: it also measures how much
             memory the model takes, and pays for what is set up once.
     """
-    options = {name: steps for name in ("n_steps", "n_samples") if _takes(method, name)}
+    options: dict[str, Any] = {
+        name: steps for name in ("n_steps", "n_samples") if _takes(method, name)
+    }
     with ops.native_kernels(backend != "reference"):
         explanation = explain(model, images, method=method, progress=progress, **options)
         seconds = []
@@ -183,4 +185,5 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _takes(method: str, option: str) -> bool:
-    return option in inspect.signature(METHODS[method].attribute).parameters
+    kind: Any = METHODS[method]
+    return option in inspect.signature(kind.attribute).parameters

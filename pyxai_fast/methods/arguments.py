@@ -60,7 +60,8 @@ def _baseline_tensor(baseline: Any, inputs: Tensor) -> Tensor:
         return torch.full((), baseline, dtype=inputs.dtype, device=inputs.device)
     if not isinstance(baseline, Tensor):
         raise TypeError(
-            f"baselines: a baseline must be a number or a torch.Tensor, got {type(baseline).__name__}"
+            "baselines: a baseline must be a number or a torch.Tensor, got "
+            f"{type(baseline).__name__}"
         )
     if baseline.dim() > 0 and (
         baseline.shape[1:] != inputs.shape[1:] or baseline.shape[0] not in (1, inputs.shape[0])
@@ -70,18 +71,6 @@ def _baseline_tensor(baseline: Any, inputs: Tensor) -> Tensor:
             f"{list(inputs.shape)} like its input, got {list(baseline.shape)}"
         )
     return baseline.to(inputs.device)
-
-
-def check_batch_size(internal_batch_size: Any) -> None:
-    if internal_batch_size is not None and (
-        isinstance(internal_batch_size, bool)
-        or not isinstance(internal_batch_size, int)
-        or internal_batch_size < 1
-    ):
-        raise ValueError(
-            "attribute: internal_batch_size must be None or an integer >= 1, got "
-            f"{internal_batch_size!r}"
-        )
 
 
 def to_device(value: Any, device: torch.device) -> Any:

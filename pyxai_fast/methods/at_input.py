@@ -7,11 +7,13 @@ from typing import Any
 from ..paths import StraightLine
 from ..runtime.cost import Cost
 from ..runtime.inference import outside_inference_mode
-from .attribution import AttributionMethod
+from .attribution import AttributionMethod, Recipe
 from .loop import LoopOptions
 
-# One step of the straight line, taken at its end, is the input itself.
-_AT_INPUT = {"path": StraightLine(), "n_steps": 1, "rule": "riemann_right"}
+
+def at_input(multiply_by_inputs: bool) -> Recipe:
+    """One step of the straight line, taken at its end, is the input itself."""
+    return Recipe(StraightLine(), 1, "riemann_right", multiply_by_inputs)
 
 
 class Saliency(AttributionMethod):
@@ -43,12 +45,9 @@ class Saliency(AttributionMethod):
             None,
             target,
             additional_forward_args,
-            **_AT_INPUT,
-            multiply_by_inputs=False,
-            options=LoopOptions(
-                internal_batch_size, self.memory_format, create_graph, show_progress
-            ),
-            cost=cost,
+            at_input(multiply_by_inputs=False),
+            LoopOptions(internal_batch_size, self.memory_format, create_graph, show_progress),
+            Cost() if cost is None else cost,
         )
         if not abs:
             return grads
@@ -84,10 +83,7 @@ class InputXGradient(AttributionMethod):
             None,
             target,
             additional_forward_args,
-            **_AT_INPUT,
-            multiply_by_inputs=True,
-            options=LoopOptions(
-                internal_batch_size, self.memory_format, create_graph, show_progress
-            ),
-            cost=cost,
+            at_input(multiply_by_inputs=True),
+            LoopOptions(internal_batch_size, self.memory_format, create_graph, show_progress),
+            Cost() if cost is None else cost,
         )

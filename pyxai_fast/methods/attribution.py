@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,14 +14,37 @@ from torch import Tensor
 from ..gradients import Autograd, Gradient
 from ..models.outputs import OUTPUT_KINDS
 from ..models.preprocessing import Preprocessing
-from ..models.score import ForwardFunc, Score, module_of
-from ..paths import Affine, Path, Trace
+from ..models.score import ForwardFunc, Score
+from ..paths import Affine, Path
+from ..paths.quadrature import check_quadrature
 from ..reference.path import compute_dtype
 from ..runtime.chunks import ChunkPlanner, chunks
 from ..runtime.cost import Cost
 from ..runtime.memory_format import check_memory_format
-from .arguments import as_given, baseline_tensors, input_tensors, to_device
+from .arguments import (
+    as_given,
+    baseline_tensors,
+    input_tensors,
+    to_device,
+)
 from .loop import LoopOptions, contract
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a method does with slopes: along which path, by which rule, times what.
+
+    Attributes:
+        path: gives the points, and how gradients at them are contracted.
+        n_steps: points for each example.
+        rule: the quadrature rule's name.
+        multiply_by_inputs: whether the mean slope is multiplied by the way from baseline to input.
+    """
+
+    path: Path
+    n_steps: int
+    rule: str
+    multiply_by_inputs: bool
 
 
 class AttributionMethod:
@@ -74,20 +98,25 @@ class AttributionMethod:
     def has_convergence_delta(self) -> bool:
         return False
 
+    def attribute(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} must define attribute")
+
     def attribute_future(self) -> None:
-        raise NotImplementedError(
-            f"attribute_future is not implemented for {type(self).__name__}"
-        )
+        raise NotImplementedError(f"attribute_future is not implemented for {type(self).__name__}")
 
     def outputs(
         self, inputs: Any, additional_forward_args: Any = None, cost: Cost | None = None
     ) -> Tensor:
         """The model's outputs [B, ...] for inputs in the caller's units, without gradients."""
         tensors = input_tensors(inputs, self.forward_func)
-        score = self._score(tensors, None, additional_forward_args)
-        return self._forward(score, tensors, cost or Cost())
+        cost = Cost() if cost is None else cost
+        with _timed(cost):
+            score = self._score(tensors, None, additional_forward_args)
+            return self._forward(score, tensors, cost)
 
-    def _score(self, inputs: tuple[Tensor, ...], target: Any, additional_forward_args: Any) -> Score:
+    def _score(
+        self, inputs: tuple[Tensor, ...], target: Any, additional_forward_args: Any
+    ) -> Score:
         return Score(
             self.forward_func,
             inputs[0].shape[0],
@@ -104,29 +133,18 @@ class AttributionMethod:
             self.preprocessing.scale.to(inputs.device), self.preprocessing.shift.to(inputs.device)
         )
 
-    def _traces(
-        self, path: Path, inputs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], n_steps: int, rule: str
-    ) -> tuple[Trace, ...]:
-        return tuple(
-            path.trace(x, b, n_steps, rule, self._affine(x), stream)
-            for stream, (x, b) in enumerate(zip(inputs, baselines, strict=True))
-        )
-
     def _attribute(
         self,
         inputs: Any,
         baselines: Any,
         target: Any,
         additional_forward_args: Any,
-        path: Path,
-        n_steps: int,
-        rule: str,
-        multiply_by_inputs: bool,
+        recipe: Recipe,
         options: LoopOptions,
-        cost: Cost | None,
+        cost: Cost,
     ) -> Any:
         """Attributions in the form of the inputs."""
-        cost = Cost() if cost is None else cost
+        check_quadrature(recipe.rule, recipe.n_steps)
         with _timed(cost):
             tensors = input_tensors(inputs, self.forward_func)
             starts = baseline_tensors(baselines, tensors)
@@ -134,13 +152,16 @@ class AttributionMethod:
                 tensors = tuple(x.detach() for x in tensors)
                 starts = tuple(b.detach() for b in starts)
             score = self._score(tensors, target, additional_forward_args)
-            traces = self._traces(path, tensors, starts, n_steps, rule)
+            traces = tuple(
+                recipe.path.trace(x, b, recipe.n_steps, recipe.rule, self._affine(x), stream)
+                for stream, (x, b) in enumerate(zip(tensors, starts, strict=True))
+            )
             totals = contract(
                 score, self.gradient, tensors, traces, options, cost, type(self).__name__
             )
             with torch.set_grad_enabled(options.create_graph):
                 attributions = tuple(
-                    trace.attributions(total, multiply_by_inputs).to(compute_dtype(x.dtype))
+                    trace.attributions(total, recipe.multiply_by_inputs).to(compute_dtype(x.dtype))
                     for trace, total, x in zip(traces, totals, tensors, strict=True)
                 )
             return as_given(attributions, inputs)
@@ -156,6 +177,8 @@ class AttributionMethod:
                 rows = score.rows(chunk.examples, 1)
                 answers.append(rows.outputs(tuple(x[chunk.examples] for x in inputs)))
                 cost.queries += chunk.rows
+            if not answers:  # an empty batch still has outputs of some shape
+                answers.append(score.rows(slice(0, 0), 1).outputs(inputs))
         return answers[0] if len(answers) == 1 else torch.cat(answers)
 
     def _model_inputs(self, inputs: Tensor) -> Tensor:
@@ -174,6 +197,7 @@ class AttributionMethod:
         target: Any = None,
         additional_forward_args: Any = None,
         *,
+        outputs: Tensor | None = None,
         cost: Cost | None = None,
     ) -> Tensor:
         """Completeness gap of each example: sum(attributions) - (s(end_point) - s(start_point)).
@@ -183,26 +207,30 @@ class AttributionMethod:
             start_point: the baselines, in any form that `attribute` takes.
             end_point: the inputs.
             target, additional_forward_args: as in `attribute`.
+            outputs: the model's outputs at end_point, where they are known already.
+            cost: filled in with what the call cost.
 
         Returns:
             [B], in the type of the attributions. Zero but for quadrature and rounding.
         """
         cost = Cost() if cost is None else cost
-        inputs = input_tensors(end_point, self.forward_func)
-        starts = baseline_tensors(start_point, inputs)
-        maps = attributions if isinstance(attributions, tuple) else (attributions,)
-        for x, a in zip(inputs, maps, strict=True):
-            if a.shape[0] != x.shape[0]:
-                raise ValueError(
-                    f"compute_convergence_delta: attributions must have the batch size of end_point, "
-                    f"{x.shape[0]}, got {a.shape[0]}"
-                )
-        score = self._score(inputs, target, additional_forward_args)
-        end = score.select(self._forward(score, inputs, cost))
-        start = self._start_scores(score, inputs, starts, cost)
-        total = sum(a.detach().to(torch.float64).flatten(1).sum(1) if a.dim() > 1 else a.detach().to(torch.float64) for a in maps)
-        gap = total - (end.to(torch.float64) - start.to(torch.float64)).to(total.device)
-        return gap.to(maps[0].dtype)
+        with _timed(cost), torch.no_grad():
+            inputs = input_tensors(end_point, self.forward_func)
+            starts = baseline_tensors(start_point, inputs)
+            maps = attributions if isinstance(attributions, tuple) else (attributions,)
+            for x, a in zip(inputs, maps, strict=True):
+                if a.shape[0] != x.shape[0]:
+                    raise ValueError(
+                        "compute_convergence_delta: attributions must have the batch size of "
+                        f"end_point, {x.shape[0]}, got {a.shape[0]}"
+                    )
+            score = self._score(inputs, target, additional_forward_args)
+            if outputs is None:
+                outputs = self._forward(score, inputs, cost)
+            end = score.select(outputs).double()
+            way = end - self._start_scores(score, inputs, starts, cost).double()
+            total = sum((a.double().flatten(1).sum(1) if a.dim() > 1 else a.double()) for a in maps)
+            return (total - way.to(maps[0].device)).to(maps[0].dtype)
 
     def _start_scores(
         self,

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..gradients import Gradient
 from ..models.preprocessing import Preprocessing
 from ..models.score import ForwardFunc
 from ..paths import Path, StraightLine
-from ..paths.quadrature import check_quadrature
 from ..runtime.cost import Cost
 from ..runtime.inference import outside_inference_mode
-from .arguments import check_batch_size
-from .attribution import AttributionMethod
+from .attribution import AttributionMethod, Recipe
 from .loop import LoopOptions
 
 
@@ -115,25 +112,19 @@ class IntegratedGradients(AttributionMethod):
             TypeError, ValueError: naming the argument, what it must be and what it is, before the
                 model is asked (a target is checked with the model's first answer).
         """
-        check_quadrature(method, n_steps)
-        check_batch_size(internal_batch_size)
         cost = Cost() if cost is None else cost
         attributions = self._attribute(
             inputs,
             baselines,
             target,
             additional_forward_args,
-            self.path,
-            n_steps,
-            method,
-            self._multiply_by_inputs,
+            Recipe(self.path, n_steps, method, self._multiply_by_inputs),
             LoopOptions(internal_batch_size, self.memory_format, create_graph, show_progress),
             cost,
         )
         if not return_convergence_delta:
             return attributions
-        with torch.no_grad():
-            delta = self.compute_convergence_delta(
-                attributions, baselines, inputs, target, additional_forward_args, cost=cost
-            )
+        delta = self.compute_convergence_delta(
+            attributions, baselines, inputs, target, additional_forward_args, cost=cost
+        )
         return attributions, delta

@@ -11,7 +11,14 @@ from torch import Tensor
 from ..gradients import Gradient
 from ..models.score import RowScore, Score, module_of
 from ..paths import Trace
-from ..runtime.chunks import Chunk, ChunkPlanner, chunks, count_saved_bytes, is_out_of_memory, length
+from ..runtime.chunks import (
+    Chunk,
+    ChunkPlanner,
+    chunks,
+    count_saved_bytes,
+    is_out_of_memory,
+    length,
+)
 from ..runtime.cost import Cost
 from ..runtime.memory_format import FORMATS, choose_memory_format
 from ..runtime.progress import progress_bar
@@ -32,6 +39,13 @@ class LoopOptions:
     memory_format: str = "auto"
     create_graph: bool = False
     show_progress: bool = False
+
+    def __post_init__(self) -> None:
+        rows = self.max_rows
+        if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
+            raise ValueError(
+                f"attribute: internal_batch_size must be None or an integer >= 1, got {rows!r}"
+            )
 
 
 def contract(

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..paths import GaussianNeighbourhood
-from ..paths.quadrature import check_quadrature
 from ..runtime.cost import Cost
 from ..runtime.inference import outside_inference_mode
-from .arguments import check_batch_size
-from .attribution import AttributionMethod
+from .attribution import AttributionMethod, Recipe
 from .loop import LoopOptions
 
 
@@ -43,19 +41,12 @@ class SmoothGrad(AttributionMethod):
             inputs, target, additional_forward_args, internal_batch_size, create_graph,
                 show_progress, cost: as in IntegratedGradients.attribute.
         """
-        check_quadrature("riemann_middle", n_samples)
-        check_batch_size(internal_batch_size)
         return self._attribute(
             inputs,
             None,
             target,
             additional_forward_args,
-            path=GaussianNeighbourhood(sigma, seed),
-            n_steps=n_samples,
-            rule="riemann_middle",
-            multiply_by_inputs=False,
-            options=LoopOptions(
-                internal_batch_size, self.memory_format, create_graph, show_progress
-            ),
-            cost=cost,
+            Recipe(GaussianNeighbourhood(sigma, seed), n_samples, "riemann_middle", False),
+            LoopOptions(internal_batch_size, self.memory_format, create_graph, show_progress),
+            Cost() if cost is None else cost,
         )

@@ -91,7 +91,9 @@ class RowScore:
         self.examples: Tensor | None = None
         if not (whole and copies == 1):
             self.examples = torch.arange(first, last).repeat(copies)
-        self.args = tuple(self._expand(arg, first, last, copies) for arg in score.additional_forward_args)
+        self.args = tuple(
+            self._expand(arg, first, last, copies) for arg in score.additional_forward_args
+        )
 
     def _expand(self, arg: Any, first: int, last: int, copies: int) -> Any:
         if not isinstance(arg, Tensor) or arg.dim() == 0:

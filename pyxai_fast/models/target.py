@@ -74,7 +74,7 @@ def _indices_of_list(target: list[Any]) -> Tensor:
             "target: a list must hold ints, or tuples of ints of one length, got "
             f"{[type(entry).__name__ for entry in target[:3]]}"
         )
-    return torch.tensor(entries, dtype=torch.long).reshape(len(entries), -1)
+    return torch.tensor(entries, dtype=torch.long).reshape(len(entries), max(lengths, default=1))
 
 
 def check_target(target: tuple[int, ...] | Tensor | None, output: Tensor) -> None:
@@ -84,23 +84,23 @@ def check_target(target: tuple[int, ...] | Tensor | None, output: Tensor) -> Non
     if target is None:
         if per_example != 1:
             raise TargetError(
-                f"target: a target must be given for a model output of shape {shape} (more than one "
-                "element for each example), got None"
+                f"target: a target must be given for a model output of shape {shape} (more than "
+                "one element for each example), got None"
             )
         return
     width = target.shape[1] if isinstance(target, Tensor) else len(target)
     if width > len(shape) - 1:
         raise TargetError(
-            f"target: target must have at most {len(shape) - 1} indices for a model output of shape "
-            f"{shape}, got {width}"
+            f"target: target must have at most {len(shape) - 1} indices for a model output of "
+            f"shape {shape}, got {width}"
         )
     for position in range(width):
         size = shape[1 + position]
         if isinstance(target, Tensor):
+            if target.numel() == 0:
+                continue
             low, high = int(target[:, position].min()), int(target[:, position].max())
         else:
-            if isinstance(target[position], slice):
-                continue
             low = high = int(target[position])
         if low < -size or high >= size:
             worst = low if low < -size else high
@@ -123,5 +123,6 @@ def select_target(
         if examples is not None:
             target = target[examples]
         rows = torch.arange(output.shape[0], device=output.device)
-        return output[(rows, *target.to(output.device).unbind(1))]
+        columns = target.to(output.device)
+        return output[(rows, *(columns[:, i] for i in range(columns.shape[1])))]
     return output[(slice(None), *target)]

@@ -120,10 +120,11 @@ def available_cpu_isas() -> list[str]:
 
 
 def set_cpu_isa(name: str) -> None:
-    """Chooses the instruction set for this process; the results are the same bits at every level."""
+    """Chooses the instruction set for this process; every level gives the same bits."""
     if name not in available_cpu_isas():
         raise ValueError(
-            f"set_cpu_isa: name must be one of {available_cpu_isas()} on this processor, got {name!r}"
+            f"set_cpu_isa: name must be one of {available_cpu_isas()} on this processor, "
+            f"got {name!r}"
         )
     _cpu_library().pyxai_fast_set_cpu_isa(name.encode())
 

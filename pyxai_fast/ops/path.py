@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..reference.path import by_channel, by_step, compute_dtype, step_of
+from ..reference.path import by_channel, compute_dtype, step_of
 from .library import define
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -32,7 +32,8 @@ def path_points(
 ) -> Tensor:
     """Points of the straight paths from `baselines` to `inputs`, ready to be fed to a model.
 
-    ``points[s * B + b] = (baselines[b] + alphas[s, b] * (inputs[b] - baselines[b])) * scale + shift``
+    ``points[s * B + b] = (baselines[b] + alphas[s, b] * (inputs[b] - baselines[b])) * scale``
+    ``+ shift``
 
     Args:
         inputs: [B, ...], float16, bfloat16, float32 or float64, any strides.
@@ -57,9 +58,8 @@ def path_points(
     """
     baselines = _baselines_tensor("path_points", inputs, baselines)
     _check_points(inputs, baselines, alphas, scale, shift, out)
-    if inputs.dtype != (common := torch.result_type(inputs, baselines)):
-        dtype = dtype or inputs.dtype
-        inputs = inputs.to(common)
+    dtype = dtype or inputs.dtype
+    inputs = inputs.to(_common_dtype(inputs, baselines))
     if out is not None:
         torch.ops.pyxai_fast.path_points.out(inputs, baselines, alphas, scale, shift, out=out)
         return out
@@ -130,7 +130,7 @@ def path_accumulate(
             f"path_accumulate: inputs must have shape {[batch, *grads.shape[1:]]} to match the "
             f"grads and weights, got {list(inputs.shape)}"
         )
-    inputs = inputs.to(torch.result_type(inputs, baselines))
+    inputs = inputs.to(_common_dtype(inputs, baselines))
     if torch.is_grad_enabled() and _any_requires_grad(grads, weights, inputs, baselines):
         total = _weighted_sum(grads, weights, torch.float64)
         return (total * step_of(inputs, baselines, scale)).to(compute_dtype(grads.dtype))
@@ -148,7 +148,7 @@ def _weighted_sum(grads: Tensor, weights: Tensor, dtype: torch.dtype | None = No
     return total if dtype is None else total.to(dtype)
 
 
-# --- derivatives -----------------------------------------------------------------------------------
+# --- derivatives ---------------------------------------------------------------------------------
 #
 # Written as autograd.Function with setup_context because register_autograd does not work under
 # torch.func. Each backward calls the public ops, so it can itself be differentiated.
@@ -177,7 +177,7 @@ class _PathPoints(torch.autograd.Function):
         ctx.save_for_backward(*inputs[:4])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, baselines, alphas, scale = ctx.saved_tensors
         needs_inputs, needs_baselines, needs_alphas = ctx.needs_input_grad[:3]
         grad = grad.to(compute_dtype(inputs.dtype))
@@ -209,7 +209,7 @@ class _PathAccumulate(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grads, weights = ctx.saved_tensors
         needs_grads, needs_weights = ctx.needs_input_grad
         grad_grads = grad_weights = None
@@ -227,7 +227,7 @@ def _sum_features(products: Tensor, like: Tensor) -> Tensor:
     return products.flatten(like.dim()).sum(-1).to(like.dtype)
 
 
-# --- declarations ------------------------------------------------------------------------------------
+# --- declarations --------------------------------------------------------------------------------
 
 
 def _fake_points(
@@ -376,7 +376,7 @@ define(
 )
 
 
-# --- checks ------------------------------------------------------------------------------------------
+# --- checks --------------------------------------------------------------------------------------
 
 
 def _any_requires_grad(*tensors: Tensor) -> bool:
@@ -391,6 +391,13 @@ def _baselines_tensor(op: str, inputs: Tensor, baselines: Tensor | float) -> Ten
             f"{op}: baselines must be a number or a tensor, got {type(baselines).__name__}"
         )
     return torch.full((), baselines, dtype=inputs.dtype, device=inputs.device)
+
+
+def _common_dtype(inputs: Tensor, baselines: Tensor) -> torch.dtype:
+    """Of two tensors the wider type; a scalar baseline has no say, as in torch."""
+    if baselines.dim() == 0:
+        return inputs.dtype
+    return torch.promote_types(inputs.dtype, baselines.dtype)
 
 
 def _check_same_device(op: str, name: str, tensor: Tensor, like: Tensor) -> None:
@@ -462,7 +469,9 @@ def _check_points(
     if list(out.shape) != shape:
         raise ValueError(f"{op}: out must have shape {shape}, got {list(out.shape)}")
     if out.requires_grad:
-        raise ValueError(f"{op}: out must not require grad (write first, then require it), got True")
+        raise ValueError(
+            f"{op}: out must not require grad (write first, then require it), got True"
+        )
 
 
 def _check_sum(grads: Tensor, weights: Tensor, total: Tensor | None) -> None:

@@ -6,8 +6,8 @@ from .quadrature import QUADRATURES, quadrature
 from .straight_line import StraightLine
 
 __all__ = [
-    "Affine",
     "QUADRATURES",
+    "Affine",
     "GaussianNeighbourhood",
     "Path",
     "StraightLine",

@@ -40,9 +40,7 @@ class Trace(Protocol):
         """
         ...
 
-    def add(
-        self, grads: Tensor, examples: slice, steps: slice, total: Tensor | None
-    ) -> Tensor:
+    def add(self, grads: Tensor, examples: slice, steps: slice, total: Tensor | None) -> Tensor:
         """Adds the contribution of gradients [S * E, ...] to total [E, ...], float64, in place.
 
         Without a total it returns the contribution alone, differentiable.

@@ -26,7 +26,7 @@ def by_channel(constants: Tensor, inputs: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def step_of(inputs: Tensor, baselines: Tensor, scale: Tensor | None = None) -> Tensor:
-    """The whole way from baselines to inputs, as the model sees it: (inputs - baselines) * scale."""
+    """The way from baselines to inputs, as the model sees it: (inputs - baselines) * scale."""
     dtype = compute_dtype(inputs.dtype)
     step = inputs.to(dtype) - baselines.to(dtype)
     return step if scale is None else step * by_channel(scale, inputs, dtype)

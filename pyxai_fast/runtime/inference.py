@@ -32,8 +32,8 @@ def outside_inference_mode(function: Callable[P, R]) -> Callable[P, R]:
             except RuntimeError as error:
                 if "Inference tensors cannot be saved for backward" in str(error):
                     raise RuntimeError(
-                        "model: its weights must be ordinary tensors to take gradients, got weights "
-                        "made inside torch.inference_mode(). Build or load the model outside it."
+                        "model: its weights must be ordinary tensors to take gradients, got "
+                        "weights made inside torch.inference_mode(). Build or load it outside."
                     ) from error
                 raise
 

@@ -41,8 +41,8 @@ def choose_memory_format(
     """The format to use, and the rows spent on finding out.
 
     "auto" measures `run` (one evaluation of the model on a few rows) in both formats when there are
-    images to gain on, work enough, and a module in eval mode, which a trial run cannot change. Other
-    models are given contiguous inputs.
+    images to gain on, work enough, and a module in eval mode, which a trial run cannot change.
+    Other models are given contiguous inputs.
     """
     if wish != "auto":
         return wish, 0
@@ -70,7 +70,9 @@ def choose_memory_format(
 def _trial_inputs(inputs: tuple[Tensor, ...], name: str) -> tuple[Tensor, ...]:
     rows = min(PROBE_ROWS, inputs[0].shape[0])
     return tuple(
-        x[:rows].contiguous(memory_format=FORMATS[name] if x.dim() == 4 else torch.contiguous_format)
+        x[:rows].contiguous(
+            memory_format=FORMATS[name] if x.dim() == 4 else torch.contiguous_format
+        )
         for x in inputs
     )
 
