@@ -20,6 +20,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -71,7 +72,9 @@ class BuildNative(build_ext):
         package = ROOT if self.inplace or self.editable_mode else Path(self.build_lib).resolve()
         destination = package / "pyxai_fast" / "_native"
         build = ROOT / "build" / "native"
-        cmake = shutil.which("cmake") or "cmake"
+        # pip may run outside an activated environment; cmake and ninja are programs inside it.
+        programs = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+        cmake = shutil.which("cmake", path=programs) or "cmake"
         configure = [
             cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
             "-DCMAKE_BUILD_TYPE=" + ("Debug" if self.debug else "Release"),
@@ -89,7 +92,7 @@ class BuildNative(build_ext):
         ):
             print("setup:", shlex.join(command), flush=True)
             try:
-                subprocess.run(command, check=True)
+                subprocess.run(command, check=True, env={**os.environ, "PATH": programs})
             except (OSError, subprocess.CalledProcessError) as error:
                 raise SystemExit(
                     f"setup: the native build failed ({error}). It needs a C++17 compiler, cmake "

@@ -268,6 +268,23 @@ def test_demo_prints_the_table_it_writes(
     assert "demo" in printed.err  # the progress bar
 
 
+def test_threads_are_put_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with runs.fastest_threads(model.load_demo_model(), torch.rand(1, 1, 32, 32)):
+            assert torch.get_num_threads() in (1, 2)
+        assert torch.get_num_threads() == 2
+        with (
+            pytest.raises(KeyError),
+            runs.fastest_threads(model.DigitsCNN(), torch.rand(1, 1, 32, 32)),
+        ):
+            raise KeyError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_chosen_digits_are_one_of_each_class_then_the_hardest(
     splits: dict[str, tuple[torch.Tensor, torch.Tensor]],
 ) -> None:

@@ -7,7 +7,8 @@ namespace pyxai_fast {
 
 enum class Isa : int { kBaseline, kAvx2, kAvx512 };
 
-// The level in use: the best this processor has, lowered by PYXAI_FAST_CPU_ISA=baseline|avx2|avx512.
+// The level in use: the best this processor has, lowered by
+// PYXAI_FAST_CPU_ISA=baseline|avx2|avx512.
 Isa active_isa();
 
 }  // namespace pyxai_fast

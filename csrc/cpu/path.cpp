@@ -27,7 +27,8 @@ PYXAI_FAST_INLINE Tile tile_of(int64_t unit, int64_t features) {
 }
 
 template <typename Storage, typename Compute>
-PYXAI_FAST_INLINE void load_baselines(const void* baselines, Strides2 strides, Tile tile, Compute* to) {
+PYXAI_FAST_INLINE void load_baselines(const void* baselines, Strides2 strides, Tile tile,
+                                      Compute* to) {
   const Storage* from = static_cast<const Storage*>(baselines) + tile.row * strides.row;
   if (strides.column == 1) return load_run(from + tile.begin, to, tile.count);
   const Compute value = widen(*from);
@@ -36,7 +37,8 @@ PYXAI_FAST_INLINE void load_baselines(const void* baselines, Strides2 strides, T
 
 // One channel's constant for every feature of a tile.
 template <typename Compute>
-PYXAI_FAST_INLINE void spread_channels(const double* constants, Channels channels, Tile tile, Compute* to) {
+PYXAI_FAST_INLINE void spread_channels(const double* constants, Channels channels, Tile tile,
+                                       Compute* to) {
   int64_t channel = channel_of(channels, tile.begin);
   int64_t left = channels.inner - tile.begin % channels.inner;
   for (int64_t i = 0; i < tile.count;) {
@@ -79,7 +81,8 @@ void points_of_units(const PathPoints& args, int64_t begin, int64_t end) {
         points = rounded;
       }
       if (args.scale == nullptr) {
-        for (int64_t i = 0; i < tile.count; ++i) points[i] = path_point(baseline[i], step[i], alpha);
+        for (int64_t i = 0; i < tile.count; ++i)
+          points[i] = path_point(baseline[i], step[i], alpha);
       } else {
         for (int64_t i = 0; i < tile.count; ++i) {
           points[i] = path_point(baseline[i], step[i], alpha) * scale[i] + shift[i];
@@ -93,10 +96,10 @@ void points_of_units(const PathPoints& args, int64_t begin, int64_t end) {
 // Steps added in one pass over a tile's sums, which otherwise are loaded and stored for every step.
 constexpr int kStepsPerPass = 4;
 
-// total = (...(total + weights[0] * grads[0]) + weights[1] * grads[1]...): in the order of the steps.
+// total = (...(total + weights[0] * grads[0]) + weights[1] * grads[1]...), in the steps' order.
 template <int Steps, typename Grad>
-PYXAI_FAST_INLINE void add_steps(const Grad* grads, int64_t stride, const double* weights, int64_t count,
-                                 double* total) {
+PYXAI_FAST_INLINE void add_steps(const Grad* grads, int64_t stride, const double* weights,
+                                 int64_t count, double* total) {
   if constexpr (__is_same(Grad, Float16) || __is_same(Grad, BFloat16)) {
     alignas(64) float wide[Steps * kTile];
     for (int s = 0; s < Steps; ++s) load_run(grads + s * stride, wide + s * kTile, count);
@@ -104,7 +107,8 @@ PYXAI_FAST_INLINE void add_steps(const Grad* grads, int64_t stride, const double
   } else {
     for (int64_t i = 0; i < count; ++i) {
       double sum = total[i];
-      for (int s = 0; s < Steps; ++s) sum += weights[s] * static_cast<double>(grads[s * stride + i]);
+      for (int s = 0; s < Steps; ++s)
+        sum += weights[s] * static_cast<double>(grads[s * stride + i]);
       total[i] = sum;
     }
   }
@@ -113,8 +117,7 @@ PYXAI_FAST_INLINE void add_steps(const Grad* grads, int64_t stride, const double
 template <typename Grad>
 void sum_steps(const PathAccumulate& args, Tile tile, double* total) {
   const int64_t stride = args.batch * args.features;
-  const Grad* grads =
-      static_cast<const Grad*>(args.grads) + tile.row * args.features + tile.begin;
+  const Grad* grads = static_cast<const Grad*>(args.grads) + tile.row * args.features + tile.begin;
   const double* weights = args.weights + tile.row * args.weight_strides.column;
   int64_t s = 0;
   for (; s + kStepsPerPass <= args.steps; s += kStepsPerPass) {
@@ -123,7 +126,8 @@ void sum_steps(const PathAccumulate& args, Tile tile, double* total) {
     add_steps<kStepsPerPass>(grads + s * stride, stride, pass, tile.count, total);
   }
   for (; s < args.steps; ++s) {
-    add_steps<1>(grads + s * stride, stride, weights + s * args.weight_strides.row, tile.count, total);
+    add_steps<1>(grads + s * stride, stride, weights + s * args.weight_strides.row, tile.count,
+                 total);
   }
 }
 
@@ -170,7 +174,8 @@ void path_accumulate(const PathAccumulate& args, int64_t begin, int64_t end) {
     with_dtype(args.grad_dtype, [&](auto grad) { sum_steps<decltype(grad)>(args, tile, total); });
     if (args.attributions == nullptr) continue;
     if (args.inputs != nullptr) {
-      with_dtype(args.dtype, [&](auto storage) { times_step<decltype(storage)>(args, tile, total); });
+      with_dtype(args.dtype,
+                 [&](auto storage) { times_step<decltype(storage)>(args, tile, total); });
     }
     if (args.attribution_dtype == DType::kFloat64) {
       store_run(total, static_cast<double*>(args.attributions) + first, tile.count);
@@ -192,7 +197,8 @@ constexpr int64_t kElementsPerThread = 32768;
 Work tiled_work(int64_t steps, int64_t batch, int64_t features) {
   const int64_t width = features < kTile ? features : kTile;
   const int64_t per_unit = steps * width;
-  return {batch * ceil_div(features, kTile), per_unit > 0 ? ceil_div(kElementsPerThread, per_unit) : 1};
+  return {batch * ceil_div(features, kTile),
+          per_unit > 0 ? ceil_div(kElementsPerThread, per_unit) : 1};
 }
 
 }  // namespace

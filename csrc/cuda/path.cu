@@ -1,4 +1,4 @@
-// The path kernels on CUDA. Memory decides their speed, so each reads and writes every element once:
+// The path kernels on CUDA. Memory decides their speed: each reads and writes every element once.
 //
 //   path_points      a thread keeps baseline and step of a few features in registers and writes
 //                    those features of every step
@@ -16,8 +16,9 @@ namespace pyxai_fast {
 namespace {
 
 template <typename Storage, int Vector>
-__device__ void load_step(const Storage* inputs, const Storage* baselines, const Strides2& strides, int64_t row,
-                          int64_t feature, int64_t features, typename ComputeOf<Storage>::type* baseline,
+__device__ void load_step(const Storage* inputs, const Storage* baselines, const Strides2& strides,
+                          int64_t row, int64_t feature, int64_t features,
+                          typename ComputeOf<Storage>::type* baseline,
                           typename ComputeOf<Storage>::type* step) {
   const auto x = *reinterpret_cast<const Vec<Storage, Vector>*>(inputs + row * features + feature);
   const Storage* b = baselines + row * strides.row;
@@ -37,8 +38,9 @@ __global__ void path_points_kernel(PathPoints args) {
     const int64_t row = v / per_row;
     const int64_t feature = v % per_row * Vector;
     Compute baseline[Vector], step[Vector], scale[Vector], shift[Vector];
-    load_step<Storage, Vector>(static_cast<const Storage*>(args.inputs), static_cast<const Storage*>(args.baselines),
-                               args.baseline_strides, row, feature, args.features, baseline, step);
+    load_step<Storage, Vector>(static_cast<const Storage*>(args.inputs),
+                               static_cast<const Storage*>(args.baselines), args.baseline_strides,
+                               row, feature, args.features, baseline, step);
     if (args.scale != nullptr) {
       for (int i = 0; i < Vector; ++i) {
         const int64_t channel = channel_of(args.channels, feature + i);
@@ -76,7 +78,8 @@ __global__ void path_accumulate_kernel(PathAccumulate args) {
     // Unrolled so that several loads are in flight; the additions stay in the order of the steps.
 #pragma unroll 4
     for (int64_t s = 0; s < args.steps; ++s) {
-      const Grad* grads = static_cast<const Grad*>(args.grads) + s * args.batch * args.features + at;
+      const Grad* grads =
+          static_cast<const Grad*>(args.grads) + s * args.batch * args.features + at;
       const auto grad = *reinterpret_cast<const Vec<Grad, Vector>*>(grads);
       const double weight = weights[s * args.weight_strides.row];
       for (int i = 0; i < Vector; ++i) sum[i] += weight * static_cast<double>(widen(grad.value[i]));
@@ -89,8 +92,8 @@ __global__ void path_accumulate_kernel(PathAccumulate args) {
       using Compute = typename ComputeOf<Storage>::type;
       Compute baseline[Vector], step[Vector];
       load_step<Storage, Vector>(static_cast<const Storage*>(args.inputs),
-                                 static_cast<const Storage*>(args.baselines), args.baseline_strides, row, feature,
-                                 args.features, baseline, step);
+                                 static_cast<const Storage*>(args.baselines), args.baseline_strides,
+                                 row, feature, args.features, baseline, step);
       for (int i = 0; i < Vector; ++i) {
         if (args.scale != nullptr) {
           step[i] *= static_cast<Compute>(args.scale[channel_of(args.channels, feature + i)]);
@@ -131,7 +134,8 @@ void launch_points(const PathPoints& args, void* stream) {
 template <typename Grad, typename Storage, int Vector>
 void launch_accumulate(const PathAccumulate& args, void* stream) {
   const int64_t threads = args.batch * (args.features / Vector);
-  PYXAI_FAST_LAUNCH((path_accumulate_kernel<Grad, Storage, Vector>), blocks_for(threads), kThreads, stream, args);
+  PYXAI_FAST_LAUNCH((path_accumulate_kernel<Grad, Storage, Vector>), blocks_for(threads), kThreads,
+                    stream, args);
 }
 
 }  // namespace
@@ -142,7 +146,8 @@ int path_points_cuda(const PathPoints& args, void* stream) {
       using Storage = decltype(storage);
       using Point = decltype(point);
       constexpr int kVector = vector_width<Storage, Point>();
-      const bool whole = args.features % kVector == 0 && is_aligned(args.inputs, sizeof(Storage) * kVector) &&
+      const bool whole = args.features % kVector == 0 &&
+                         is_aligned(args.inputs, sizeof(Storage) * kVector) &&
                          is_aligned(args.points, sizeof(Point) * kVector);
       if (whole) {
         launch_points<Storage, Point, kVector>(args, stream);
@@ -160,7 +165,8 @@ int path_accumulate_cuda(const PathAccumulate& args, void* stream) {
       using Grad = decltype(grad);
       using Storage = decltype(storage);
       constexpr int kVector = vector_width<Grad, Storage>();
-      const bool whole = args.features % kVector == 0 && is_aligned(args.grads, sizeof(Grad) * kVector) &&
+      const bool whole = args.features % kVector == 0 &&
+                         is_aligned(args.grads, sizeof(Grad) * kVector) &&
                          is_aligned(args.inputs, sizeof(Storage) * kVector);
       if (whole) {
         launch_accumulate<Grad, Storage, kVector>(args, stream);

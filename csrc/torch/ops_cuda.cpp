@@ -9,13 +9,16 @@ namespace pyxai_fast::torch_ops {
 
 struct Cuda {
   template <typename Args>
-  static void launch(int (*kernel)(const Args&, void*), const Args& args, const Tensor& on, const char* op) {
+  static void launch(int (*kernel)(const Args&, void*), const Args& args, const Tensor& on,
+                     const char* op) {
     const torch::stable::accelerator::DeviceGuard guard(on.get_device_index());
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(on.get_device_index(), &stream));
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        aoti_torch_get_current_cuda_stream(on.get_device_index(), &stream));
     const int error = kernel(args, stream);
     if (error != cudaSuccess) {
-      fail(op, ": the kernel could not be launched: ", cudaGetErrorString(static_cast<cudaError_t>(error)));
+      fail(op, ": the kernel could not be launched: ",
+           cudaGetErrorString(static_cast<cudaError_t>(error)));
     }
   }
 
@@ -28,6 +31,8 @@ struct Cuda {
   }
 };
 
-STABLE_TORCH_LIBRARY_IMPL(pyxai_fast, CUDA, library) { PYXAI_FAST_REGISTER_PATH_OPS(library, Cuda); }
+STABLE_TORCH_LIBRARY_IMPL(pyxai_fast, CUDA, library) {
+  PYXAI_FAST_REGISTER_PATH_OPS(library, Cuda);
+}
 
 }  // namespace pyxai_fast::torch_ops

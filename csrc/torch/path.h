@@ -13,9 +13,10 @@ struct PathOps {
                            const Tensor& points, MemoryFormat format) {
     const char* op = "path_points";
     if (inputs.dim() == 0) fail(op, ": inputs must have a batch dimension");
-    if (scale.has_value() != shift.has_value()) fail(op, ": scale and shift must be given together");
+    if (scale.has_value() != shift.has_value())
+      fail(op, ": scale and shift must be given together");
     const int64_t batch = inputs.size(0);
-    const Tensor x = torch::stable::contiguous(inputs, format);
+    const Tensor x = dense(inputs, format);
     const Rows b = rows_like(baselines, inputs, format, op, "baselines");
     const Rows a = steps_by_batch(alphas, batch, inputs, op, "alphas");
     PathPoints args{};
@@ -49,9 +50,8 @@ struct PathOps {
     const MemoryFormat format = memory_format.value_or(MemoryFormat::Contiguous);
     std::vector<int64_t> sizes = sizes_of(inputs);
     sizes[0] *= alphas.size(0);
-    const Tensor result =
-        torch::stable::empty(sizes, dtype.value_or(inputs.scalar_type()), std::nullopt,
-                             inputs.device(), std::nullopt, format);
+    const Tensor result = torch::stable::empty(sizes, dtype.value_or(inputs.scalar_type()),
+                                               std::nullopt, inputs.device(), std::nullopt, format);
     write_points(inputs, baselines, alphas, scale, shift, result, format);
     return result;
   }
@@ -65,11 +65,12 @@ struct PathOps {
     bool fits = out.dim() == inputs.dim() && out.size(0) == inputs.size(0) * alphas.size(0);
     for (int64_t d = 1; fits && d < inputs.dim(); ++d) fits = out.size(d) == inputs.size(d);
     if (!fits) fail(op, ": out must have shape [S * B, ...] with the inputs' feature shape");
-    write_points(inputs, baselines, alphas, scale, shift, out, format_of(out, op, "out"));
+    write_points(inputs, baselines, alphas, scale, shift, out, format_written(out, op, "out"));
   }
 
   // The arguments that both forms of path_accumulate share.
-  static PathAccumulate sum_args(const Tensor& grads, const Rows& weights, int64_t steps, int64_t batch) {
+  static PathAccumulate sum_args(const Tensor& grads, const Rows& weights, int64_t steps,
+                                 int64_t batch) {
     PathAccumulate args{};
     args.grads = grads.const_data_ptr();
     args.weights = static_cast<const double*>(weights.tensor.const_data_ptr());
@@ -90,29 +91,34 @@ struct PathOps {
     return grads.size(0) / steps;
   }
 
-  static Tensor accumulate(const Tensor& grads, const Tensor& weights, const std::optional<Tensor>& inputs,
-                           const std::optional<Tensor>& baselines, const std::optional<Tensor>& scale) {
+  static Tensor accumulate(const Tensor& grads, const Tensor& weights,
+                           const std::optional<Tensor>& inputs,
+                           const std::optional<Tensor>& baselines,
+                           const std::optional<Tensor>& scale) {
     const char* op = "path_accumulate";
-    if (inputs.has_value() != baselines.has_value()) fail(op, ": inputs and baselines must be given together");
-    if (scale.has_value() && !inputs.has_value()) fail(op, ": scale must come with inputs and baselines");
+    if (inputs.has_value() != baselines.has_value())
+      fail(op, ": inputs and baselines must be given together");
+    if (scale.has_value() && !inputs.has_value())
+      fail(op, ": scale must come with inputs and baselines");
     const int64_t batch = batch_of(grads, weights);
-    const MemoryFormat format = format_preferred_by(grads);
-    const Tensor g = torch::stable::contiguous(grads, format);
+    const MemoryFormat format = format_of(grads);
+    const Tensor g = dense(grads, format);
     const Rows w = steps_by_batch(weights, batch, grads, op, "weights");
     PathAccumulate args = sum_args(g, w, weights.size(0), batch);
     std::vector<int64_t> sizes = sizes_of(grads);
     sizes[0] = batch;
     args.attribution_dtype = args.grad_dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
     const Tensor result = torch::stable::empty(
-        sizes, args.grad_dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float, std::nullopt,
-        grads.device(), std::nullopt, format);
+        sizes, args.grad_dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float,
+        std::nullopt, grads.device(), std::nullopt, format);
     args.attributions = result.mutable_data_ptr();
     Tensor x, scales;
     Rows b;
     if (inputs.has_value()) {
       check_same_device(*inputs, grads, op, "inputs");
-      if (sizes_of(*inputs) != sizes) fail(op, ": inputs must have shape [B, ...] with the gradients' feature shape");
-      x = torch::stable::contiguous(*inputs, format);
+      if (sizes_of(*inputs) != sizes)
+        fail(op, ": inputs must have shape [B, ...] with the gradients' feature shape");
+      x = dense(*inputs, format);
       b = rows_like(*baselines, *inputs, format, op, "baselines");
       args.inputs = x.const_data_ptr();
       args.baselines = b.tensor.const_data_ptr();
@@ -137,7 +143,7 @@ struct PathOps {
     if (total.scalar_type() != ScalarType::Double || sizes_of(total) != sizes) {
       fail(op, ": total must be float64 of shape [B, ...] with the gradients' feature shape");
     }
-    const Tensor g = torch::stable::contiguous(grads, format_of(total, op, "total"));
+    const Tensor g = dense(grads, format_written(total, op, "total"));
     const Rows w = steps_by_batch(weights, batch, grads, op, "weights");
     PathAccumulate args = sum_args(g, w, weights.size(0), batch);
     args.total = static_cast<double*>(total.mutable_data_ptr());
@@ -147,8 +153,8 @@ struct PathOps {
 
 }  // namespace pyxai_fast::torch_ops
 
-#define PYXAI_FAST_REGISTER_PATH_OPS(LIBRARY, BACKEND)                                    \
-  LIBRARY.impl("path_points", TORCH_BOX(&PathOps<BACKEND>::points));                      \
-  LIBRARY.impl("path_points.out", TORCH_BOX(&PathOps<BACKEND>::points_out));              \
-  LIBRARY.impl("path_accumulate", TORCH_BOX(&PathOps<BACKEND>::accumulate));              \
+#define PYXAI_FAST_REGISTER_PATH_OPS(LIBRARY, BACKEND)                       \
+  LIBRARY.impl("path_points", TORCH_BOX(&PathOps<BACKEND>::points));         \
+  LIBRARY.impl("path_points.out", TORCH_BOX(&PathOps<BACKEND>::points_out)); \
+  LIBRARY.impl("path_accumulate", TORCH_BOX(&PathOps<BACKEND>::accumulate)); \
   LIBRARY.impl("path_accumulate.out", TORCH_BOX(&PathOps<BACKEND>::accumulate_out))

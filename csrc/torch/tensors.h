@@ -51,53 +51,59 @@ inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
   return sizes;
 }
 
+// Whether a tensor lies in memory without gaps in the order of a format. Sizes of one leave their
+// stride free, as in torch.
 inline bool is_dense(const Tensor& tensor, MemoryFormat format) {
-  // Sizes of one leave their stride free, as in torch.
+  if (format == MemoryFormat::Contiguous) return tensor.is_contiguous();
   const int64_t dims = tensor.dim();
-  std::vector<int64_t> order;
-  order.push_back(0);
-  if (format == MemoryFormat::Contiguous) {
-    for (int64_t d = 1; d < dims; ++d) order.push_back(d);
-  } else {
-    for (int64_t d = 2; d < dims; ++d) order.push_back(d);
-    order.push_back(1);
-  }
+  if (dims != (format == MemoryFormat::ChannelsLast ? 4 : 5)) return false;
+  if (tensor.numel() == 0) return true;
   int64_t expected = 1;
-  for (auto d = order.rbegin(); d != order.rend() && *d < dims; ++d) {
-    if (tensor.size(*d) == 0) return true;
-    if (tensor.size(*d) != 1 && tensor.stride(*d) != expected) return false;
-    expected *= tensor.size(*d);
+  for (int64_t i = 0; i < dims; ++i) {
+    // Innermost first: the channels, then the spatial dimensions backwards, then the batch.
+    const int64_t d = i == 0 ? 1 : i == dims - 1 ? 0 : dims - i;
+    if (tensor.size(d) != 1 && tensor.stride(d) != expected) return false;
+    expected *= tensor.size(d);
   }
   return true;
 }
 
-// The memory order of a tensor that a kernel writes into.
-inline MemoryFormat format_of(const Tensor& tensor, const char* op, const char* name) {
-  if (tensor.is_contiguous()) return MemoryFormat::Contiguous;
-  if (tensor.dim() == 4 && is_dense(tensor, MemoryFormat::ChannelsLast)) {
-    return MemoryFormat::ChannelsLast;
-  }
-  if (tensor.dim() == 5 && is_dense(tensor, MemoryFormat::ChannelsLast3d)) {
-    return MemoryFormat::ChannelsLast3d;
-  }
-  fail(op, ": ", name, " must be contiguous or channels_last");
+// The tensor in a format: itself where it has it already, without a call through the dispatcher.
+inline Tensor dense(const Tensor& tensor, MemoryFormat format) {
+  return is_dense(tensor, format) ? tensor : torch::stable::contiguous(tensor, format);
 }
 
-// Gradients come in whatever order the model's backward left them; channels_last ones are common.
-inline MemoryFormat format_preferred_by(const Tensor& tensor) {
-  if (tensor.is_contiguous()) return MemoryFormat::Contiguous;
-  if (tensor.dim() == 4 && is_dense(tensor, MemoryFormat::ChannelsLast)) {
-    return MemoryFormat::ChannelsLast;
+inline Tensor as_type(const Tensor& tensor, ScalarType type) {
+  return tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);
+}
+
+inline Tensor dense_doubles(const Tensor& tensor) {
+  return dense(as_type(tensor, ScalarType::Double), MemoryFormat::Contiguous);
+}
+
+// The format that a tensor has; Contiguous where it has none.
+inline MemoryFormat format_of(const Tensor& tensor) {
+  for (const MemoryFormat format : {MemoryFormat::ChannelsLast, MemoryFormat::ChannelsLast3d}) {
+    if (!tensor.is_contiguous() && is_dense(tensor, format)) return format;
   }
   return MemoryFormat::Contiguous;
 }
 
-inline void check_same_device(const Tensor& tensor, const Tensor& like, const char* op, const char* name) {
-  if (tensor.device() != like.device()) fail(op, ": ", name, " must be on the device of the first argument");
+// The same, of a tensor that a kernel writes into.
+inline MemoryFormat format_written(const Tensor& tensor, const char* op, const char* name) {
+  const MemoryFormat format = format_of(tensor);
+  if (!is_dense(tensor, format)) fail(op, ": ", name, " must be contiguous or channels_last");
+  return format;
+}
+
+inline void check_same_device(const Tensor& tensor, const Tensor& like, const char* op,
+                              const char* name) {
+  if (tensor.device() != like.device())
+    fail(op, ": ", name, " must be on the device of the first argument");
 }
 
 // A tensor and how to step through it as [rows, features].
-struct Rows {
+struct __attribute__((visibility("hidden"))) Rows {
   Tensor tensor;
   Strides2 strides;
 };
@@ -106,16 +112,13 @@ struct Rows {
 inline Rows rows_like(const Tensor& tensor, const Tensor& like, MemoryFormat format, const char* op,
                       const char* name) {
   check_same_device(tensor, like, op, name);
-  const Tensor same = tensor.scalar_type() == like.scalar_type()
-                          ? tensor
-                          : torch::stable::to(tensor, like.scalar_type());
+  const Tensor same = as_type(tensor, like.scalar_type());
   if (same.dim() == 0) return {same, {0, 0}};
   bool fits = same.dim() == like.dim() && (same.size(0) == 1 || same.size(0) == like.size(0));
   for (int64_t d = 1; fits && d < like.dim(); ++d) fits = same.size(d) == like.size(d);
   if (!fits) fail(op, ": ", name, " must be a scalar, one example or a batch like the inputs");
   const int64_t features = like.size(0) == 0 ? 0 : like.numel() / like.size(0);
-  const Tensor dense = torch::stable::contiguous(same, format);
-  return {dense, {same.size(0) == 1 ? 0 : features, 1}};
+  return {dense(same, format), {same.size(0) == 1 ? 0 : features, 1}};
 }
 
 // Coefficients of the steps, [S] or [S, B], as doubles.
@@ -126,17 +129,18 @@ inline Rows steps_by_batch(const Tensor& tensor, int64_t batch, const Tensor& li
   if (tensor.dim() != 1 && !(per_example && tensor.size(1) == batch)) {
     fail(op, ": ", name, " must have shape [S] or [S, B] with B = ", batch);
   }
-  const Tensor dense = torch::stable::contiguous(torch::stable::to(tensor, ScalarType::Double));
-  return {dense, {per_example ? batch : 1, per_example ? 1 : 0}};
+  return {dense_doubles(tensor), {per_example ? batch : 1, per_example ? 1 : 0}};
 }
 
 // Per-channel constants [C] as doubles.
-inline Tensor channel_constants(const Tensor& tensor, const Tensor& like, const char* op, const char* name) {
+inline Tensor channel_constants(const Tensor& tensor, const Tensor& like, const char* op,
+                                const char* name) {
   check_same_device(tensor, like, op, name);
   if (like.dim() < 2 || tensor.dim() != 1 || tensor.size(0) != like.size(1)) {
-    fail(op, ": ", name, " must have shape [C], one value for each of the inputs' channels (dimension 1)");
+    fail(op, ": ", name,
+         " must have shape [C], one value for each of the inputs' channels (dimension 1)");
   }
-  return torch::stable::contiguous(torch::stable::to(tensor, ScalarType::Double));
+  return dense_doubles(tensor);
 }
 
 inline Channels channels_of(const Tensor& tensor, MemoryFormat format) {

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import pyxai_fast
 from pyxai_fast.demo.data import CLASS_NAMES, load_digits
 from pyxai_fast.demo.model import load_demo_model
-from pyxai_fast.demo.runs import REPEATS, Run, agreement, markdown, plan, run
+from pyxai_fast.demo.runs import REPEATS, Run, agreement, fastest_threads, markdown, plan, run
 from pyxai_fast.demo.train import evaluate
 from pyxai_fast.runtime.progress import progress_bar
 
@@ -51,37 +51,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     _check(parser, args)
 
-    started = time.perf_counter()
     model = load_demo_model()
     images, labels = load_digits("test")
     if args.images > len(images):
         parser.error(f"--images must be at most {len(images)} (the test images), got {args.images}")
-    test = evaluate(model, images, labels)
-    indices = choose(model, images, labels, args.images)
-    images, labels = images[indices], labels[indices]
+    chosen = choose(model, images, labels, args.images)
+    with fastest_threads(model, images[chosen]):
+        _demo(model, images, labels, chosen, args)
+    return 0
 
+
+def _demo(
+    model: nn.Module, images: Tensor, labels: Tensor, chosen: Tensor, args: argparse.Namespace
+) -> None:
+    """Explain the chosen test images, write the results and say so."""
+    started = time.perf_counter()
+    test = evaluate(model, images, labels)
+    images, labels = images[chosen], labels[chosen]
+    progress = not args.no_progress
     runs = []
-    bar = progress_bar(not args.no_progress, len(plan()), "demo", unit=" runs")
+    bar = progress_bar(progress, len(plan()), "demo", unit=" runs")
     for method, backend in plan():
-        progress = not args.no_progress
         runs.append(run(model, images, method, backend, steps=args.steps, progress=progress))
         bar.update(1)
     bar.close()
 
-    args.out.mkdir(parents=True, exist_ok=True)
-    tensors = {"inputs": images, "labels": labels, "indices": indices, "targets": _targets(runs[0])}
-    _save_tensors(tensors, runs, args.out / "attributions.safetensors")
-    _save_gallery(runs, labels, args.out / "gallery.png")
+    out: Path = args.out
+    out.mkdir(parents=True, exist_ok=True)
+    tensors = {"inputs": images, "labels": labels, "indices": chosen, "targets": _targets(runs[0])}
+    _save_tensors(tensors, runs, out / "attributions.safetensors")
+    _save_gallery(runs, labels, out / "gallery.png")
     report = _report(runs, test, labels)
-    (args.out / "table.md").write_text(report, encoding="utf-8")
-    record = _record(runs, test, indices, time.perf_counter() - started)
-    (args.out / "table.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (out / "table.md").write_text(report, encoding="utf-8")
+    record = _record(runs, test, chosen, time.perf_counter() - started)
+    (out / "table.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(report)
     print(
-        f"Wrote gallery.png, attributions.safetensors, table.md and table.json to {args.out} in "
-        f"{record['seconds']:.1f} s.\n{_look_at(runs[0], labels, args.out)}"
+        f"Wrote gallery.png, attributions.safetensors, table.md and table.json to {out} in "
+        f"{record['seconds']:.1f} s.\n{_look_at(runs[0], labels, out)}"
     )
-    return 0
 
 
 def choose(model: nn.Module, images: Tensor, labels: Tensor, n: int) -> Tensor:
@@ -193,20 +201,24 @@ def _report(runs: Sequence[Run], test: dict[str, Any], labels: Tensor) -> str:
     """table.md: what was explained, the table, and how far the backends agree."""
     wrong = int((_targets(runs[0]) != labels).sum())
     about = (
-        f"{len(labels)} test digits ({wrong} of them misread) explained for the predicted class by "
-        f"a network that reads {test['correct']} of {test['images']} test digits correctly "
-        f"({test['accuracy']:.2%})."
+        f"{_count(len(labels), 'test digit')} ({wrong} of them misread) explained for the "
+        f"predicted class by a network that reads {test['correct']} of {test['images']} test "
+        f"digits correctly ({test['accuracy']:.2%})."
     )
     isa = pyxai_fast.ops.cpu_isa()
     notes = (
         f"Times are of the fastest of {REPEATS} calls, the network's own work included, on "
-        f"{torch.get_num_threads()} CPU threads. Gradients and queries are inputs sent through the "
-        "network with and without a backward pass, for the whole batch."
+        f"{_count(torch.get_num_threads(), 'CPU thread')}. Gradients and queries are inputs sent "
+        "through the network with and without a backward pass, for the whole batch."
     )
     if isa is not None:
         notes += f" The backend cpu is the C++ kernels ({isa}), reference is PyTorch."
     parts = ["# Handwritten digits", about, markdown(runs), agreement(runs), notes]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _count(n: int, thing: str) -> str:
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
 def _record(

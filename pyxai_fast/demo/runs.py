@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,30 @@ def plan() -> list[tuple[str, str]]:
         for method in METHODS
         for backend in (backends if method == COMPARED else backends[:1])
     ]
+
+
+@contextmanager
+def fastest_threads(model: nn.Module, images: Tensor) -> Iterator[None]:
+    """Within the block torch uses one thread where that is faster than the number it is set to.
+
+    Layers of a network this small take microseconds. On a machine that is busy with something else,
+    threads that meet after each of them mostly wait for the one that has lost its core.
+    """
+    threads = torch.get_num_threads()
+    seconds = dict.fromkeys((threads, 1), 0.0)
+    try:
+        for i in range(6):
+            for n in seconds:
+                torch.set_num_threads(n)
+                started = time.perf_counter()
+                model(images)
+                if i > 0:  # the first round sets things up
+                    # A sum, not the fastest: among busy neighbours a single call may be lucky.
+                    seconds[n] += time.perf_counter() - started
+        torch.set_num_threads(min(seconds, key=seconds.__getitem__))
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def run(

@@ -122,7 +122,8 @@ def select_target(
     if isinstance(target, Tensor):
         if examples is not None:
             target = target[examples]
-        rows = torch.arange(output.shape[0], device=output.device)
         columns = target.to(output.device)
-        return output[(rows, *(columns[:, i] for i in range(columns.shape[1])))]
+        index = [torch.arange(output.shape[0], device=output.device)]
+        index += [columns[:, i] for i in range(columns.shape[1])]
+        return output[tuple(index)]
     return output[(slice(None), *target)]

@@ -58,8 +58,10 @@ def path_points(
     """
     baselines = _baselines_tensor("path_points", inputs, baselines)
     _check_points(inputs, baselines, alphas, scale, shift, out)
-    dtype = dtype or inputs.dtype
-    inputs = inputs.to(_common_dtype(inputs, baselines))
+    common = _common_dtype(inputs, baselines)
+    if common != inputs.dtype:
+        dtype = dtype or inputs.dtype
+        inputs = inputs.to(common)
     if out is not None:
         torch.ops.pyxai_fast.path_points.out(inputs, baselines, alphas, scale, shift, out=out)
         return out
@@ -68,7 +70,7 @@ def path_points(
             inputs, baselines, alphas, scale, shift, dtype, memory_format
         )
     else:
-        points = torch.ops.pyxai_fast.path_points(
+        points = torch.ops.pyxai_fast.path_points.default(
             inputs, baselines, alphas, scale, shift, dtype, memory_format
         )
     return points
@@ -134,7 +136,7 @@ def path_accumulate(
     if torch.is_grad_enabled() and _any_requires_grad(grads, weights, inputs, baselines):
         total = _weighted_sum(grads, weights, torch.float64)
         return (total * step_of(inputs, baselines, scale)).to(compute_dtype(grads.dtype))
-    attributions: Tensor = torch.ops.pyxai_fast.path_accumulate(
+    attributions: Tensor = torch.ops.pyxai_fast.path_accumulate.default(
         grads, weights, inputs, baselines, scale
     )
     return attributions
@@ -144,7 +146,7 @@ def _weighted_sum(grads: Tensor, weights: Tensor, dtype: torch.dtype | None = No
     if torch.is_grad_enabled() and _any_requires_grad(grads, weights):
         total: Tensor = _PathAccumulate.apply(grads if dtype is None else grads.to(dtype), weights)
     else:
-        total = torch.ops.pyxai_fast.path_accumulate(grads, weights, None, None, None)
+        total = torch.ops.pyxai_fast.path_accumulate.default(grads, weights, None, None, None)
     return total if dtype is None else total.to(dtype)
 
 
@@ -167,7 +169,7 @@ class _PathPoints(torch.autograd.Function):
         dtype: torch.dtype | None,
         memory_format: torch.memory_format | None,
     ) -> Tensor:
-        points: Tensor = torch.ops.pyxai_fast.path_points(
+        points: Tensor = torch.ops.pyxai_fast.path_points.default(
             inputs, baselines, alphas, scale, shift, dtype, memory_format
         )
         return points
@@ -201,7 +203,9 @@ class _PathAccumulate(torch.autograd.Function):
 
     @staticmethod
     def forward(grads: Tensor, weights: Tensor) -> Tensor:
-        total: Tensor = torch.ops.pyxai_fast.path_accumulate(grads, weights, None, None, None)
+        total: Tensor = torch.ops.pyxai_fast.path_accumulate.default(
+            grads, weights, None, None, None
+        )
         return total
 
     @staticmethod
@@ -286,7 +290,7 @@ def _vmap_points(
     inputs = _mapped_first(inputs, in_dims[0], size)
     batch, features = inputs.shape[1], inputs.shape[2:]
     alphas = _mapped_first(alphas, in_dims[2], size)
-    points = torch.ops.pyxai_fast.path_points(
+    points = torch.ops.pyxai_fast.path_points.default(
         inputs.flatten(0, 1),
         _folded_baselines(_mapped_first(baselines, in_dims[1], size), inputs),
         _folded_coefficients(alphas, batch),
@@ -319,7 +323,7 @@ def _vmap_sum(
         inputs = _mapped_first(inputs, in_dims[2], size)
         baselines = _folded_baselines(_mapped_first(baselines, in_dims[3], size), inputs)
         inputs = inputs.flatten(0, 1)
-    total = torch.ops.pyxai_fast.path_accumulate(
+    total = torch.ops.pyxai_fast.path_accumulate.default(
         grads, _folded_coefficients(weights, batch), inputs, baselines, scale
     )
     return total.reshape(size, batch, *features), 0

@@ -1,6 +1,7 @@
 // The path family: points along straight paths as model inputs, and gradients contracted back.
 //
-//   path_points      points[s, b, d]  = (baselines[b, d] + alphas[s, b] * step[b, d]) * scale[c] + shift[c]
+//   path_points      point[s, b, d]   = baselines[b, d] + alphas[s, b] * step[b, d]
+//                    points           = point[s, b, d] * scale[c] + shift[c]
 //   path_accumulate  sum[b, d]        = sum over s of weights[s, b] * grads[s, b, d]
 //                    attributions     = sum[b, d] * (step[b, d] * scale[c])
 //   with               step[b, d]     = inputs[b, d] - baselines[b, d],  c = channel of feature d
@@ -31,12 +32,12 @@ struct Channels {
 // Arguments of path_points. Features are counted in the memory order of `points`; `inputs` has the
 // same order. alphas, scale and shift are double and are rounded once to the type computed in.
 struct PathPoints {
-  const void* inputs;       // [batch, features], dtype
-  const void* baselines;    // [batch, features] through baseline_strides, dtype
-  const double* alphas;     // [steps, batch] through alpha_strides
-  const double* scale;      // [channels] or null
-  const double* shift;      // [channels] or null (null together with scale)
-  void* points;             // [steps, batch, features], point_dtype
+  const void* inputs;     // [batch, features], dtype
+  const void* baselines;  // [batch, features] through baseline_strides, dtype
+  const double* alphas;   // [steps, batch] through alpha_strides
+  const double* scale;    // [channels] or null
+  const double* shift;    // [channels] or null (null together with scale)
+  void* points;           // [steps, batch, features], point_dtype
   int64_t steps;
   int64_t batch;
   int64_t features;
@@ -51,13 +52,13 @@ struct PathPoints {
 // steps over several calls that continue the same `total` gives the same bits as one call.
 // Exactly one of `total` and `attributions` is given.
 struct PathAccumulate {
-  const void* grads;        // [steps, batch, features], grad_dtype
-  const double* weights;    // [steps, batch] through weight_strides
-  double* total;            // [batch, features], added to
-  void* attributions;       // [batch, features], attribution_dtype, written
-  const void* inputs;       // [batch, features], dtype; null: the sum is not multiplied by the step
-  const void* baselines;    // as in PathPoints (null together with inputs)
-  const double* scale;      // [channels] or null
+  const void* grads;      // [steps, batch, features], grad_dtype
+  const double* weights;  // [steps, batch] through weight_strides
+  double* total;          // [batch, features], added to
+  void* attributions;     // [batch, features], attribution_dtype, written
+  const void* inputs;     // [batch, features], dtype; null: the sum is not multiplied by the step
+  const void* baselines;  // as in PathPoints (null together with inputs)
+  const double* scale;    // [channels] or null
   int64_t steps;
   int64_t batch;
   int64_t features;
