@@ -104,11 +104,12 @@ def explain(
             outputs=outputs,
             cost=cost,
         )
+    device = (inputs[0] if isinstance(inputs, tuple) else inputs).device
     return Explanation(
         attributions=attributions,
         inputs=inputs,
-        target=chosen,
-        outputs=outputs,
+        target=None if chosen is None else chosen.to(device),
+        outputs=outputs.to(device),
         delta=delta,
         cost=cost,
         method=method,

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..gradients import Autograd, Gradient
 from ..models.outputs import OUTPUT_KINDS
 from ..models.preprocessing import Preprocessing
-from ..models.score import ForwardFunc, Score
+from ..models.score import ForwardFunc, Score, owner_of
 from ..paths import Affine, Path
 from ..paths.quadrature import check_quadrature
 from ..reference.path import compute_dtype
@@ -120,6 +120,7 @@ class AttributionMethod:
         return Score(
             self.forward_func,
             inputs[0].shape[0],
+            inputs[0].device,
             target,
             to_device(additional_forward_args, inputs[0].device),
             self.output,
@@ -170,7 +171,7 @@ class AttributionMethod:
         """Outputs [B, ...] at rows of inputs (caller's units), in chunks, without gradients."""
         with torch.no_grad():
             inputs = tuple(self._model_inputs(x.detach()) for x in inputs)
-            planner = ChunkPlanner(score.forward, inputs, None)
+            planner = ChunkPlanner(owner_of(score.forward), inputs, None)
             answers = []
             # A forward pass keeps less than the forward and backward that the planner measures.
             for chunk in chunks(score.batch, 1, planner.rows):
@@ -244,7 +245,7 @@ class AttributionMethod:
         if shared and not score.additional_forward_args:
             # One baseline for all examples is asked once.
             one = tuple(b.expand(1, *x.shape[1:]) for b, x in zip(starts, inputs, strict=True))
-            single = Score(score.forward, 1, None, None, self.output, self.select_output)
+            single = self._score(one, None, None)
             outputs = self._forward(single, self._same_type(one, inputs), cost)
             return score.select(outputs.expand(batch, *outputs.shape[1:]))
         full = tuple(b.expand(x.shape) for b, x in zip(starts, inputs, strict=True))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..gradients import Gradient
-from ..models.score import RowScore, Score, module_of
+from ..models.score import RowScore, Score, module_of, owner_of
 from ..paths import Trace
 from ..runtime.chunks import (
     Chunk,
@@ -64,7 +64,7 @@ def contract(
     steps = traces[0].steps
     batch = inputs[0].shape[0]
     module = module_of(score.forward)
-    planner = ChunkPlanner(score.forward, inputs, options.max_rows)
+    planner = ChunkPlanner(owner_of(score.forward), inputs, options.max_rows)
     cost.memory_format, spent = choose_memory_format(
         options.memory_format,
         module,
@@ -138,7 +138,7 @@ class _Run:
             points = tuple(self._points(i, chunk) for i in range(len(self.inputs)))
         rows = self.score.rows(chunk.examples, length(chunk.steps))
         self.cost.rows_per_chunk = max(chunk.rows, self.cost.rows_per_chunk)
-        if self.planner.measured or not self.gradient.needs_autograd:
+        if self.planner.measured or self.create_graph or not self.gradient.needs_autograd:
             grads = self.gradient(rows, points, self.create_graph)
         else:
             grads = self._measured_gradients(rows, points, chunk.rows)

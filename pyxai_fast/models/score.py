@@ -12,6 +12,7 @@ from .outputs import check_batched, convert_output, output_tensor
 from .target import TargetError, check_target, normalise_target, select_target
 
 ForwardFunc = Callable[..., Any]
+TargetRows = tuple[int, ...] | Tensor
 
 
 class Score:
@@ -20,6 +21,7 @@ class Score:
     Args:
         forward: called as forward(*inputs, *additional_forward_args) on rows [R, ...].
         batch: number of explained examples B. Rows are made from examples; `rows` says how.
+        device: of the inputs, to which targets are moved.
         target: any form of models.target.
         additional_forward_args: tensors [B, ...] are repeated with their examples; everything else
             is passed on as it is.
@@ -31,6 +33,7 @@ class Score:
         self,
         forward: ForwardFunc,
         batch: int,
+        device: torch.device,
         target: Any = None,
         additional_forward_args: Any = None,
         output: str = "logit",
@@ -38,7 +41,8 @@ class Score:
     ) -> None:
         self.forward = forward
         self.batch = batch
-        self.target = normalise_target(target, batch)
+        target = normalise_target(target, batch)
+        self.target = target.to(device) if isinstance(target, Tensor) else target
         if additional_forward_args is None:
             additional_forward_args = ()
         elif not isinstance(additional_forward_args, tuple):
@@ -67,12 +71,15 @@ class Score:
         check_batched(output, inputs[0].shape[0])
         return convert_output(output, self.output)
 
-    def select(self, outputs: Tensor, examples: Tensor | None = None) -> Tensor:
-        """The explained element of each row, [R, ...] -> [R]."""
+    def select(self, outputs: Tensor, target: TargetRows | None = None) -> Tensor:
+        """The explained element of each row, [R, ...] -> [R].
+
+        `target` is given where rows are not examples.
+        """
         if not self._checked:
             check_target(self.target, outputs)
             self._checked = True
-        selected = select_target(outputs, self.target, examples)
+        selected = select_target(outputs, self.target if target is None else target)
         if selected.dim() > 1 and selected[0].numel() != 1:
             raise TargetError(
                 "target: target must select one element for each example, got "
@@ -82,15 +89,15 @@ class Score:
 
 
 class RowScore:
-    """A score bound to rows: which example each row of the next model call belongs to."""
+    """A score bound to rows: `copies` of each of some examples, copies outermost."""
 
     def __init__(self, score: Score, examples: slice, copies: int) -> None:
         self.score = score
         first, last, _ = examples.indices(score.batch)
-        whole = first == 0 and last == score.batch
-        self.examples: Tensor | None = None
-        if not (whole and copies == 1):
-            self.examples = torch.arange(first, last).repeat(copies)
+        target = score.target
+        if isinstance(target, Tensor):
+            target = target[first:last].repeat(copies, 1)
+        self.target = target
         self.args = tuple(
             self._expand(arg, first, last, copies) for arg in score.additional_forward_args
         )
@@ -106,13 +113,19 @@ class RowScore:
         return self.score.outputs(inputs, self.args)
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        return self.score.select(self.outputs(inputs), self.examples)
+        return self.score.select(self.outputs(inputs), self.target)
 
 
 def module_of(forward: ForwardFunc) -> nn.Module | None:
     """The module behind a forward function, where there is one."""
     owner = getattr(forward, "__self__", forward)
     return owner if isinstance(owner, nn.Module) else None
+
+
+def owner_of(forward: ForwardFunc) -> Any:
+    """What measurements of a forward function are remembered by: its module, or itself."""
+    module = module_of(forward)
+    return forward if module is None else module
 
 
 def model_device(forward: ForwardFunc) -> torch.device | None:

@@ -110,20 +110,15 @@ def check_target(target: tuple[int, ...] | Tensor | None, output: Tensor) -> Non
             )
 
 
-def select_target(
-    output: Tensor, target: tuple[int, ...] | Tensor | None, examples: Tensor | None
-) -> Tensor:
+def select_target(output: Tensor, target: tuple[int, ...] | Tensor | None) -> Tensor:
     """The explained element of each row: `output` [R, ...] -> [R].
 
-    `examples` [R] says which example each row belongs to; it is used where targets differ.
+    A tensor of targets has one row of indices, [R, k], for each row of the output.
     """
     if target is None:
         return output
     if isinstance(target, Tensor):
-        if examples is not None:
-            target = target[examples]
-        columns = target.to(output.device)
-        index = [torch.arange(output.shape[0], device=output.device)]
-        index += [columns[:, i] for i in range(columns.shape[1])]
-        return output[tuple(index)]
-    return output[(slice(None), *target)]
+        rows = torch.arange(output.shape[0], device=output.device)
+        return output[(rows, *target.to(output.device).unbind(1))]
+    columns: tuple[Any, ...] = (slice(None), *target)
+    return output[columns]

@@ -15,7 +15,7 @@ class Cost:
         queries: rows sent through the model forward only.
         probes: rows spent on measuring (memory format), not part of the two counts above.
         seconds: wall time of the whole call, model included.
-        rows_per_chunk: rows that were sent through the model at once (the last plan used).
+        rows_per_chunk: the most rows that were sent through the model at once.
         memory_format: of the model inputs, "contiguous" or "channels_last".
         out_of_memory: how often a chunk was halved for lack of memory.
     """

@@ -1,0 +1,103 @@
+"""What is shipped: one version, existing sources, pinned requirements, the stable ABI."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import tomllib
+from importlib import metadata, resources
+from pathlib import Path
+
+import pytest
+from conftest import needs_native_cpu
+from native.stable_abi import unstable_symbols
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import pyxai_fast
+from pyxai_fast.ops.library import NATIVE_DIRECTORY
+
+ROOT = Path(__file__).resolve().parent.parent
+NATIVE_SOURCES = {".cpp", ".cu"}
+
+in_source_tree = pytest.mark.skipif(
+    not (ROOT / "CMakeLists.txt").exists(), reason="tests the source tree; this is a copy of tests/"
+)
+
+
+def extras() -> set[str]:
+    return set(metadata.metadata("pyxai-fast").get_all("Provides-Extra") or [])
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    held = (resources.files("pyxai_fast") / "version.txt").read_text().strip()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", held)
+    assert pyxai_fast.__version__ == held
+    assert metadata.version("pyxai-fast") == held, "installed from another version: install again"
+
+
+def test_types_and_weights_are_shipped() -> None:
+    package = resources.files("pyxai_fast")
+    for name in ("py.typed", "demo/digits_cnn.safetensors", "demo/digits_cnn.json"):
+        assert (package / name).is_file(), name
+
+
+def test_the_command_is_installed() -> None:
+    (command,) = metadata.entry_points(group="console_scripts", name="pyxai-fast")
+    assert callable(command.load())
+
+
+def test_every_extra_that_a_message_names_exists() -> None:
+    package = Path(pyxai_fast.__file__).parent
+    named = set()
+    for path in package.rglob("*.py"):
+        for extra in re.findall(r"pyxai-fast\[([\w,-]+)\]", path.read_text()):
+            named |= set(extra.split(","))
+    assert named
+    assert named <= extras()
+
+
+@in_source_tree
+def test_cmake_lists_every_native_source_and_no_other() -> None:
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    listed = {name for name in re.findall(r"csrc/[\w/.]+", cmake) if Path(name).suffix}
+    there = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "csrc").rglob("*")
+        if path.suffix in NATIVE_SOURCES
+    }
+    assert listed == there
+
+
+@in_source_tree
+def test_requirements_are_pinned_and_cover_what_the_package_declares() -> None:
+    pins = {}
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, separator, version = line.partition("==")
+            assert separator and version, f"not an exact pin: {line}"
+            pins[canonicalize_name(name)] = version
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    optional = project["project"]["optional-dependencies"]
+    declared = [
+        *project["build-system"]["requires"],
+        *project["project"]["dependencies"],
+        *(line for extra in ("image", "plot", "demo", "dev") for line in optional[extra]),
+    ]
+    for requirement in map(Requirement, declared):
+        name = canonicalize_name(requirement.name)
+        if name != "pyxai-fast":
+            assert name in pins, f"{name} is declared in pyproject.toml, and has no pin"
+            assert requirement.specifier.contains(pins[name]), requirement
+
+
+@needs_native_cpu
+@pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("nm") is None, reason="reads ELF symbols with nm"
+)
+def test_native_libraries_keep_to_the_stable_abi() -> None:
+    libraries = list(NATIVE_DIRECTORY.glob("*.so"))
+    assert libraries
+    for library in libraries:
+        assert unstable_symbols(library) == []
