@@ -30,8 +30,8 @@ test: $(VENV)/.installed
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed
-	@test -d benchmarks || { echo "make: there are no benchmarks in this copy"; exit 1; }
-	$(PY) -m pytest benchmarks --benchmark-only $(PYTEST_ARGS)
+	$(PY) -m pytest -o python_files='bench_*.py' --benchmark-only benchmarks $(PYTEST_ARGS)
+	$(PY) benchmarks/bench_integrated_gradients.py
 
 lint: lint-style lint-format lint-cpp lint-types
 

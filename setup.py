@@ -58,6 +58,17 @@ def cuda_archs() -> list[str]:
     return [f"-DPYXAI_FAST_CUDA_ARCHS={';'.join(numbers)}"] if numbers else []
 
 
+def run(command: list[str], path: str) -> None:
+    print("setup:", shlex.join(command), flush=True)
+    try:
+        subprocess.run(command, check=True, env={**os.environ, "PATH": path})
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(
+            f"setup: the native build failed ({error}). It needs a C++17 compiler, cmake and "
+            "ninja; PYXAI_FAST_NATIVE=off installs the pure-PyTorch package instead."
+        ) from None
+
+
 class BuildNative(build_ext):
     """Configures, builds and installs the CMake project into pyxai_fast/_native."""
 
@@ -83,21 +94,11 @@ class BuildNative(build_ext):
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]  # fmt: skip
         jobs = ["--parallel", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
-        if destination.exists():
-            shutil.rmtree(destination)
-        for command in (
-            configure,
-            [cmake, "--build", str(build), *jobs],
-            [cmake, "--install", str(build), "--prefix", str(destination)],
-        ):
-            print("setup:", shlex.join(command), flush=True)
-            try:
-                subprocess.run(command, check=True, env={**os.environ, "PATH": programs})
-            except (OSError, subprocess.CalledProcessError) as error:
-                raise SystemExit(
-                    f"setup: the native build failed ({error}). It needs a C++17 compiler, cmake "
-                    "and ninja; PYXAI_FAST_NATIVE=off installs the pure-PyTorch package instead."
-                ) from None
+        run(configure, programs)
+        run([cmake, "--build", str(build), *jobs], programs)
+        # Only now: a build that fails leaves what was installed before.
+        shutil.rmtree(destination, ignore_errors=True)
+        run([cmake, "--install", str(build), "--prefix", str(destination)], programs)
 
     def cuda_options(self, torch) -> list[str]:
         wish = setting("PYXAI_FAST_CUDA", ("auto", "on", "off"))

@@ -324,7 +324,8 @@ def _record(
             "numpy": np.__version__,
             "pyxai_fast": pyxai_fast.__version__,
         },
-        "backend": ops.backends(),
+        "backend": ops.backend_of(device),
+        "backends": ops.backends(),
         "device": {
             "type": device.type,
             "name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .errors import ArgumentError
 from .explanation import Explanation
 from .methods import METHODS
+from .methods.arguments import baseline_tensors, input_tensors
 from .methods.attribution import AttributionMethod
+from .methods.loop import LoopOptions
 from .models.preprocessing import Preprocessing
 from .models.score import ForwardFunc
 from .models.target import check_target, normalise_target
@@ -78,10 +81,17 @@ def explain(
     )
     if baselines is not None:
         if "baselines" not in inspect.signature(kind.attribute).parameters:
-            raise ValueError(
+            raise ArgumentError(
                 f"explain: baselines must not be given for {method}, which has no path"
             )
         at_call["baselines"] = baselines
+    # All that can be known without the model is checked before it is asked.
+    tensors = input_tensors(inputs, model)
+    baseline_tensors(baselines, tensors)
+    if target is not None:
+        normalise_target(target, tensors[0].shape[0])
+    LoopOptions(max_rows=at_call.get("internal_batch_size"))
+    explainer.check_call(**at_call)
     cost = Cost()
     outputs = explainer.outputs(inputs, additional_forward_args, cost)
     target, chosen = _resolve_target(target, outputs)
@@ -102,6 +112,7 @@ def explain(
             target,
             additional_forward_args,
             outputs=outputs,
+            internal_batch_size=at_call.get("internal_batch_size"),
             cost=cost,
         )
     device = (inputs[0] if isinstance(inputs, tuple) else inputs).device
@@ -124,7 +135,7 @@ def explain(
 
 def _method_class(method: str) -> type[AttributionMethod]:
     if method not in METHODS:
-        raise ValueError(f"explain: method must be one of {', '.join(METHODS)}, got {method!r}")
+        raise ArgumentError(f"explain: method must be one of {', '.join(METHODS)}, got {method!r}")
     return METHODS[method]
 
 
@@ -162,7 +173,7 @@ def _resolve_target(target: Any, outputs: Tensor) -> tuple[Any, Tensor | None]:
         if outputs.dim() == 1 or outputs[:1].numel() <= 1:
             return None, None
         if outputs.dim() != 2:
-            raise ValueError(
+            raise ArgumentError(
                 "explain: target must be given for outputs that are not [B, n], got None for "
                 f"{list(outputs.shape)}"
             )

@@ -70,7 +70,11 @@ class Explanation:
             named["target"] = self.target
         if self.delta is not None:
             named["delta"] = self.delta
-        return {k: v.detach().cpu().contiguous() for k, v in named.items()}
+        # Copies: formats do not take tensors that share memory, as inputs and outputs may.
+        return {
+            k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for k, v in named.items()
+        }
 
     def save(self, path: str | Path) -> Path:
         """Writes all tensors and the settings to one .safetensors or .npz file."""

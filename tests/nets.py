@@ -50,3 +50,16 @@ def conv_net(channels: int = 3, classes: int = 5, seed: int = 0) -> nn.Sequentia
 def mlp(features: int = 6, classes: int = 4, seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(features, 16), nn.Tanh(), nn.Linear(16, classes)).eval()
+
+
+class Viewing(nn.Module):
+    """Flattens by `view`, which channels_last features do not allow."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 2, 3, padding=1)
+        self.head = nn.Linear(2 * size * size, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).relu().view(x.shape[0], -1))

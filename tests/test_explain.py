@@ -97,13 +97,40 @@ def test_each_model_evaluation_is_counted_and_none_is_made_twice() -> None:
             r"options of integrated_gradients must be among .*n_steps.*steps",
         ),
         ({"method": "saliency", "baselines": 0}, ValueError, "saliency, which has no path"),
-        ({"target": 4}, ValueError, r"in \[0, 4\) .* got 4"),
         ({"target": [1]}, ValueError, "each of the 2 examples, got 1"),
+        ({"n_steps": 0}, ValueError, "n_steps must be an integer >= 1, got 0"),
+        ({"baselines": torch.zeros(9)}, ValueError, r"a baseline must .*got \[9\]"),
+        ({"internal_batch_size": 0}, ValueError, "internal_batch_size must .*got 0"),
+        ({"method": "smooth_grad", "n_samples": 0}, ValueError, "n_samples must .*got 0"),
+        ({"method": "smooth_grad", "sigma": "a"}, ValueError, "sigma must be a number"),
     ],
 )
-def test_bad_options_are_named(options: dict, error, words: str) -> None:
+def test_bad_options_are_named_before_the_model_is_asked(options: dict, error, words: str) -> None:
+    def never(_x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("the model was asked")
+
     with pytest.raises(error, match=words):
-        explain(mlp(), torch.randn(2, 6), **options)
+        explain(never, torch.randn(2, 6), **options)
+
+
+def test_a_target_out_of_range_is_named() -> None:
+    with pytest.raises(ValueError, match=r"in \[0, 4\) .* got 4"):
+        explain(mlp(), torch.randn(2, 6), target=4)
+
+
+def test_the_backend_that_ran_is_recorded() -> None:
+    from pyxai_fast import ops
+
+    assert explain(mlp(), torch.randn(2, 6)).cost.backend == ops.backend_of(torch.device("cpu"))
+    with ops.native_kernels(False):
+        assert explain(mlp(), torch.randn(2, 6)).cost.backend == "reference"
+
+
+def test_inputs_that_are_outputs_are_saved(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    x = torch.rand(2, 3)
+    explain(torch.nn.Flatten(), x).save(tmp_path / "same.safetensors")
+    explain(lambda a, b: (a + b).sum(1), (x, x)).save(tmp_path / "twice.safetensors")
 
 
 def test_outputs_with_more_dimensions_need_a_target() -> None:

@@ -165,9 +165,9 @@ def test_to_pixels_undoes_normalise(channels: int) -> None:
 
 def test_scale_and_shift_are_normalise_as_one_multiply_and_add() -> None:
     pre = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
-    pixels = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
     fused = pixels * pre.scale.view(-1, 1, 1) + pre.shift.view(-1, 1, 1)
-    assert pre.scale.dtype == torch.float32 and pre.scale.shape == (3,)
+    assert pre.scale.dtype == torch.float64 and pre.scale.shape == (3,)
     assert torch.allclose(fused, pre.normalise(pixels), atol=1e-6)
 
 

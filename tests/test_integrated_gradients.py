@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from assertions import assert_same_bits
-from nets import Linear, Polynomial, conv_net, mlp
+from nets import Linear, Polynomial, Viewing, conv_net, mlp
 from torch import Tensor, nn
 
-from pyxai_fast import Cost, IntegratedGradients, Preprocessing
+from pyxai_fast import Cost, IntegratedGradients, Preprocessing, explain
 from pyxai_fast.paths import QUADRATURES
 from pyxai_fast.runtime import chunks as chunking
 
@@ -111,6 +112,7 @@ def test_tuples_of_inputs_and_additional_arguments_equal_captums(
         ((4,), [3, 0, 1]),
         ((4, 2), (3, 1)),
         ((4, 2), [(3, 1), (0, 0), (1, 1)]),
+        ((4, 2), (1, slice(0, 1))),
     ],
     ids=str,
 )
@@ -125,6 +127,24 @@ def test_every_form_of_target_equals_captums(outputs: tuple[int, ...], target) -
     ours = IntegratedGradients(model).attribute(inputs, target=target, internal_batch_size=2)
     theirs = captum_ig()(model).attribute(inputs, target=target)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_integers_and_numpy_counts_are_taken_as_captum_takes_them() -> None:
+    inputs = torch.randint(0, 255, (3, 6), dtype=torch.uint8)
+    arguments = {"target": 1, "n_steps": np.int64(5), "internal_batch_size": np.int64(6)}
+    ours = IntegratedGradients(mlp()).attribute(inputs, **arguments)
+    theirs = captum_ig()(mlp()).attribute(inputs, **arguments)
+    assert ours.dtype == theirs.dtype == torch.float32
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mean_colour_is_a_baseline() -> None:
+    inputs, colour = torch.rand(2, 3, 8, 8), torch.rand(1, 3, 1, 1)
+    ig = IntegratedGradients(conv_net())
+    ours, delta = ig.attribute(inputs, colour, target=1, return_convergence_delta=True)
+    theirs = captum_ig()(conv_net()).attribute(inputs, colour, target=1)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert delta.abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("baselines", [None, 0, 0.5, "scalar", "one", "batch"])
@@ -289,6 +309,25 @@ def test_out_of_memory_halves_the_chunk_and_changes_no_bit(
         assert_same_bits(actual, expected)
     assert cost.out_of_memory == model.failures > 0
     assert cost.gradients == 60
+    assert cost.rows_per_chunk <= room
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_delta_and_explain_live_with_little_memory_too(room: int) -> None:
+    inputs, baselines = torch.randn(5, 8), torch.randn(5, 8)
+    arguments = {"n_steps": 4, "baselines": baselines, "target": 1}
+    model = Scarce(room, OUT_OF_MEMORY[0])
+    attributions, delta = IntegratedGradients(model).attribute(
+        inputs, **arguments, return_convergence_delta=True
+    )
+    expected, gap = IntegratedGradients(Polynomial(8)).attribute(
+        inputs, **arguments, return_convergence_delta=True
+    )
+    assert_same_bits(attributions, expected)
+    assert_same_bits(delta, gap)
+    explanation = explain(Scarce(room, OUT_OF_MEMORY[0]), inputs, **arguments)
+    assert_same_bits(explanation.attributions, expected)
+    assert_same_bits(explanation.delta, gap)
 
 
 def test_out_of_memory_with_a_single_row_is_raised() -> None:
@@ -301,17 +340,75 @@ def test_other_errors_of_the_model_are_not_swallowed() -> None:
         IntegratedGradients(Scarce(0, RuntimeError("a bug"))).attribute(torch.randn(2, 8), target=1)
 
 
-def test_rows_per_chunk_do_not_grow_with_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunking, "CPU_CHUNK_BYTES", 200_000)
-    monkeypatch.setattr(chunking, "FIRST_CHUNK_BYTES", 20_000)
+def frozen_wide() -> nn.Module:
+    """Keeps next to nothing for its backward pass, and makes large activations on the way."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return net.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (conv_net, (3, 32, 32)),
+        (frozen_wide, (3, 32, 32)),
+        (lambda: nn.Linear(16, 20_000), (16,)),  # a large output of a small input
+    ],
+    ids=["conv", "frozen_wide", "many_classes"],
+)
+def test_rows_per_chunk_do_not_grow_with_the_steps(
+    model, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunking, "CPU_CHUNK_BYTES", 2_000_000)
+    monkeypatch.setattr(chunking, "FIRST_CHUNK_ROWS", 2)
+    net, seen = model(), []
+    net.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[0]))
+    ig = IntegratedGradients(net, memory_format="contiguous")
     largest = []
-    for n_steps in (10, 100, 400):
-        cost = Cost()
-        IntegratedGradients(conv_net(), memory_format="contiguous").attribute(
-            torch.randn(2, 3, 32, 32), target=1, n_steps=n_steps, cost=cost
+    for n_steps in (100, 400, 1000):
+        seen.clear()
+        ig.attribute(torch.randn(2, *shape), target=1, n_steps=n_steps)
+        largest.append(max(seen[1:]))
+    # The first call is measured on a smaller chunk, with more of it for each row.
+    assert largest[0] <= 1.1 * largest[1]
+    assert largest[1] == largest[2] < 100
+
+
+def test_models_that_flatten_by_view_are_explained() -> None:
+    inputs = torch.randn(2, 3, 80, 80)
+    result = IntegratedGradients(Viewing(80)).attribute(inputs, target=1, n_steps=20)
+    theirs = captum_ig()(Viewing(80)).attribute(inputs, target=1, n_steps=20)
+    torch.testing.assert_close(result, theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_attributions_come_in_the_layout_of_the_inputs() -> None:
+    inputs = torch.randn(2, 3, 8, 8)
+    last = inputs.contiguous(memory_format=torch.channels_last)
+    for memory_format in ("contiguous", "channels_last"):
+        ig = IntegratedGradients(conv_net(), memory_format=memory_format)
+        assert ig.attribute(inputs, target=1).is_contiguous()
+        made = ig.attribute(last, target=1)
+        assert made.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_additional_tensors_that_are_not_a_batch_are_passed_as_they_are() -> None:
+    table = torch.randn(7, 8)
+    inputs = torch.randn(4, 8)
+    expected = inputs * table.sum(0)
+    for size in (None, 8, 4, 1):
+        result = IntegratedGradients(lambda x, t: (x @ t.T).sum(1)).attribute(
+            inputs, additional_forward_args=table, n_steps=6, internal_batch_size=size
         )
-        largest.append(cost.rows_per_chunk)
-    assert largest[0] == largest[1] == largest[2] < 20
+        torch.testing.assert_close(result, expected)
+
+
+def test_models_that_differentiate_inside_are_explained() -> None:
+    def model(x: Tensor) -> Tensor:
+        return torch.func.vmap(torch.func.grad(lambda y: (y**3).sum()))(x).sum(1)
+
+    inputs = torch.randn(3, 4)
+    result = IntegratedGradients(model).attribute(inputs)
+    torch.testing.assert_close(result, 3 * inputs**2)
 
 
 def test_buffers_do_not_outlive_the_call() -> None:
@@ -373,6 +470,8 @@ def test_weights_made_in_inference_mode_are_refused_with_a_reason() -> None:
         model = mlp()
         with pytest.raises(RuntimeError, match=r"made inside torch\.inference_mode"):
             IntegratedGradients(model).attribute(torch.randn(2, 6), target=1)
+    with pytest.raises(RuntimeError, match=r"made inside torch\.inference_mode"):
+        IntegratedGradients(model).attribute(torch.randn(2, 6), target=1)
 
 
 def test_the_callers_tensors_and_the_models_gradients_are_left_alone() -> None:
@@ -504,13 +603,13 @@ def never(*_args: object) -> Tensor:
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"inputs": ROW.long()}, TypeError, "inputs must be float16"),
+        ({"inputs": ROW.cfloat()}, TypeError, "inputs must be real, got torch.complex64"),
         ({"inputs": ROW.numpy()}, TypeError, "inputs must be a torch.Tensor, got ndarray"),
         ({"inputs": [ROW]}, TypeError, "a tuple, not a list"),
         ({"inputs": ()}, ValueError, "at least one tensor"),
         ({"inputs": torch.tensor(1.0)}, ValueError, "got a scalar"),
         ({"inputs": (ROW, ROW[:1])}, ValueError, "batch size of the first, 2, got 1"),
-        ({"inputs": ROW, "baselines": ROW[:, :5]}, ValueError, r"like its input, got \[2, 5\]"),
+        ({"inputs": ROW, "baselines": ROW[:, :5]}, ValueError, r"like its input .*got \[2, 5\]"),
         ({"inputs": ROW, "baselines": torch.zeros(3, 6)}, ValueError, r"got \[3, 6\]"),
         ({"inputs": ROW, "baselines": (0, 0)}, ValueError, "each of the 1 inputs, got 2"),
         ({"inputs": ROW, "baselines": "black"}, TypeError, "a number or a torch.Tensor, got str"),
@@ -565,7 +664,7 @@ def test_a_bad_option_is_refused_at_construction(options: dict, words: str) -> N
 
 
 def test_a_wrong_dtype_says_what_the_model_has() -> None:
-    with pytest.raises(TypeError, match=r"dtype and device of the model's weights, got .*float64"):
+    with pytest.raises(TypeError, match=r"model's weights, torch.float32, got torch.float64"):
         IntegratedGradients(mlp()).attribute(ROW.double(), target=0)
 
 

@@ -29,7 +29,8 @@ print(json.dumps({
 
 def probe(directory: Path | None = None, **environment: str) -> tuple[dict, str]:
     """What a fresh interpreter finds, and its standard error."""
-    env = {**os.environ, **environment}
+    # Whatever this run was started with: the probe says what it wants.
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PYXAI_FAST_")} | environment
     if directory is not None:  # before anything installed
         env["PYTHONPATH"] = str(directory)
     done = subprocess.run(

@@ -43,6 +43,13 @@ def test_captum_gives_the_same(name: str) -> None:
 METHODS_BY_CLASS = {kind.__name__: kind for kind in METHODS.values()}
 
 
+@pytest.mark.parametrize("name", ["Saliency", "InputXGradient"])
+def test_half_inputs_give_half_results_as_captums_do(name: str) -> None:
+    model = mlp().bfloat16()
+    result = METHODS_BY_CLASS[name](model).attribute(torch.randn(2, 6).bfloat16(), target=1)
+    assert result.dtype == torch.bfloat16
+
+
 def test_smooth_grad_of_a_linear_model_is_its_weight() -> None:
     model = Linear(8)
     result = SmoothGrad(model).attribute(torch.randn(3, 8), target=1, n_samples=4, sigma=0.5)
@@ -117,5 +124,7 @@ def test_cost_counts_what_the_model_was_asked(name: str) -> None:
 
 
 def test_a_negative_sigma_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"sigma must be >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"sigma must be a number >= 0, got -1"):
         SmoothGrad(mlp()).attribute(torch.randn(1, 6), target=0, sigma=-1)
+    with pytest.raises(ValueError, match="n_samples must be an integer >= 1, got 0"):
+        SmoothGrad(mlp()).attribute(torch.randn(1, 6), target=0, n_samples=0)

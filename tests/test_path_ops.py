@@ -103,6 +103,19 @@ def test_attributions_have_the_bits_of_the_reference(
 
 
 @needs_native_cpu
+def test_flushing_subnormals_changes_no_half(isa: str) -> None:
+    every = torch.arange(1, 1024, dtype=torch.int16).view(torch.float16)[None]
+    expected = every.float()
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush subnormal numbers")
+    try:
+        widened = ops.path_points(every, 0.0, torch.ones(1), dtype=torch.float32)
+    finally:
+        torch.set_flush_denormal(False)
+    assert_same_bits(widened, expected)
+
+
+@needs_native_cpu
 def test_every_half_is_converted_as_torch_converts_it(isa: str) -> None:
     for dtype in (torch.float16, torch.bfloat16):
         every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)[None]
@@ -140,26 +153,34 @@ def test_nan_and_infinity_pass_through(isa: str, device: torch.device) -> None:
 
 
 @st.composite
-def layouts(draw: st.DrawFn) -> dict:
-    """Inputs of any small shape and stride, with every kind of baseline and coefficient."""
+def layouts(draw: st.DrawFn, special: bool = False) -> dict:
+    """Inputs of any small shape and stride, with every kind of baseline and coefficient.
+
+    With `special`, some values are NaN, infinite, subnormal or too large for a half.
+    """
     shape = draw(st.lists(st.integers(0, 5), min_size=1, max_size=5).map(tuple))
     steps = draw(st.integers(1, 6))
     dtype = draw(st.sampled_from(FLOATS))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
 
+    odd = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e-40, 6e-8, 1e5, -0.0])
+
+    def values(size: tuple[int, ...]) -> Tensor:
+        drawn = torch.randn(size, generator=generator)
+        if special:
+            chosen = odd[torch.randint(len(odd), size, generator=generator)]
+            drawn = torch.where(torch.rand(size, generator=generator) < 0.3, chosen, drawn)
+        return drawn.to(dtype)
+
     def tensor(size: tuple[int, ...]) -> Tensor:
         kind = draw(st.sampled_from(["plain", "strided", "transposed", "expanded"]))
         if kind == "strided":
-            return torch.randn((*size, 2), generator=generator)[..., 0].to(dtype)
+            return values((*size, 2))[..., 0]
         if kind == "transposed" and len(size) > 1:
-            return (
-                torch.randn(size[::-1], generator=generator)
-                .to(dtype)
-                .permute(*range(len(size) - 1, -1, -1))
-            )
+            return values(size[::-1]).permute(*range(len(size) - 1, -1, -1))
         if kind == "expanded":
-            return torch.randn((1,) * len(size), generator=generator).to(dtype).expand(size)
-        return torch.randn(size, generator=generator).to(dtype)
+            return values((1,) * len(size)).expand(size)
+        return values(size)
 
     baselines: Tensor | float
     kind = draw(st.sampled_from(["number", "scalar", "one", "batch", "other_dtype"]))
@@ -210,8 +231,9 @@ def test_any_shape_and_stride_gives_the_plain_expression(t: dict) -> None:
     )
 
 
-@given(layouts())
-def test_native_and_reference_agree_on_any_layout(t: dict) -> None:
+@needs_native_cpu
+@given(layouts(special=True))
+def test_native_and_reference_agree_on_any_layout_and_value(t: dict) -> None:
     def run() -> tuple[Tensor, Tensor]:
         return (
             ops.path_points(t["inputs"], t["baselines"], t["alphas"]),
@@ -331,6 +353,9 @@ def test_points_are_differentiable_twice(check) -> None:
         lambda x, b, a: ops.path_points(x, b, a, scale=scale, shift=shift),
         (t["inputs"], t["baselines"], t["alphas"]),
     )
+    flat = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    own = torch.rand(4, 3, dtype=torch.float64, requires_grad=True)
+    assert check(lambda x, a: ops.path_points(x, 0.5, a), (flat, own))
     one = torch.randn(1, 2, 3, 2, dtype=torch.float64, requires_grad=True)
     assert check(lambda x, b: ops.path_points(x, b, t["alphas"].detach()), (t["inputs"], one))
 
@@ -344,6 +369,60 @@ def test_attributions_are_differentiable_twice(check) -> None:
         (t["grads"], t["weights"], t["inputs"], t["baselines"]),
     )
     assert check(ops.path_accumulate, (t["grads"], t["weights"]))
+    flat = torch.randn(12, dtype=torch.float64, requires_grad=True)
+    own = torch.rand(4, 3, dtype=torch.float64, requires_grad=True)
+    assert check(ops.path_accumulate, (flat, own))
+
+
+def test_tangents_go_forward_through_both_ops() -> None:
+    t = small_double(requires_grad=False)
+    scale, shift = (c.double() for c in affine_of(t["inputs"]))
+    ends = (t["inputs"], t["baselines"])
+
+    def points(x: Tensor, b: Tensor, a: Tensor) -> Tensor:
+        return ops.path_points(x, b, a, scale=scale, shift=shift)
+
+    def attributions(g: Tensor, w: Tensor, x: Tensor, b: Tensor) -> Tensor:
+        return ops.path_accumulate(g, w, x, b, scale=scale)
+
+    for function, args in (
+        (points, (*ends, t["alphas"])),
+        (attributions, (t["grads"], t["weights"], *ends)),
+    ):
+        for position in range(len(args)):
+            forward = torch.func.jacfwd(function, argnums=position)(*args)
+            reverse = torch.func.jacrev(function, argnums=position)(*args)
+            assert bool((reverse != 0).any())
+            torch.testing.assert_close(forward, reverse)
+
+
+def test_a_gradient_through_vmap_and_a_hessian_are_right() -> None:
+    x = torch.randn(3, 2, 4, dtype=torch.float64)
+    alphas = torch.linspace(0, 1, 5, dtype=torch.float64)
+
+    def energy(one: Tensor) -> Tensor:
+        return ops.path_points(one, 0.25, alphas).sin().sum()
+
+    def plain(one: Tensor) -> Tensor:
+        return (0.25 + alphas.reshape(-1, 1, 1) * (one - 0.25)).sin().sum()
+
+    def over(function):
+        return lambda many: torch.func.vmap(function)(many).sum()
+
+    torch.testing.assert_close(torch.func.grad(over(energy))(x), torch.func.grad(over(plain))(x))
+    torch.testing.assert_close(torch.func.hessian(energy)(x[0]), torch.func.hessian(plain)(x[0]))
+
+
+def test_values_do_not_depend_on_whether_derivatives_are_recorded() -> None:
+    t = PathCase("recorded", 5, 3, (7,)).tensors()
+    plain = ops.path_accumulate(t["grads"], t["weights"], t["inputs"], t["baselines"])
+    recorded = ops.path_accumulate(
+        t["grads"], t["weights"], t["inputs"].requires_grad_(), t["baselines"]
+    )
+    with torch.no_grad():
+        inside = ops.path_accumulate(t["grads"], t["weights"], t["inputs"], t["baselines"])
+    assert_same_bits(recorded.detach(), plain)
+    assert_same_bits(inside, plain)
 
 
 def test_the_reference_op_is_differentiable_without_native_kernels() -> None:
@@ -425,6 +504,7 @@ def op_calls(device: torch.device) -> list[tuple]:
         ((3, 4, 5), torch.contiguous_format),
         ((3, 4, 5), torch.channels_last),
         ((0,), torch.contiguous_format),
+        ((2, 3, 2, 2), torch.channels_last_3d),
     ):
         t = PathCase("opcheck", 3, 2, features).tensors(torch.float32, memory_format, device)
         x, b, a, w, g = (t[k] for k in ("inputs", "baselines", "alphas", "weights", "grads"))
@@ -440,7 +520,9 @@ def op_calls(device: torch.device) -> list[tuple]:
         ]
         if x.dim() == 4:
             scale, shift = affine_of(x)
+            permuted = g.transpose(2, 3).contiguous().transpose(2, 3)
             calls += [
+                (library.path_accumulate.default, (permuted, w), {}),
                 (
                     library.path_points.default,
                     (x, b, a, scale, shift, torch.bfloat16, torch.channels_last),
@@ -502,6 +584,40 @@ A = torch.zeros(5)
             r"out must have shape \[10, 3, 4\]",
         ),
         (lambda: ops.path_points(X, 0.0, A.to("meta")), ValueError, "alphas must be on cpu"),
+        (lambda: ops.path_points([1.0], 0.0, A), TypeError, "inputs must be a tensor, got list"),
+        (lambda: ops.path_points(X, 0.0, [0.5]), TypeError, "alphas must be a tensor, got list"),
+        (lambda: ops.path_points(X, 0.0, A[0]), ValueError, r"alphas must have shape .*got \[\]"),
+        (lambda: ops.path_points(X, 0.0, A, dtype=torch.int64), TypeError, "dtype .*int64"),
+        (
+            lambda: ops.path_points(X, 0.0, A, memory_format=torch.channels_last),
+            ValueError,
+            "memory_format must be one of .*channels_last",
+        ),
+        (
+            lambda: ops.path_points(X, 0.0, A, out=torch.zeros(10, 4, 3).transpose(1, 2)),
+            ValueError,
+            "out must be contiguous or channels_last, got strides",
+        ),
+        (
+            lambda: ops.path_points(X, 0.0, A, scale=1.0, shift=0.0),
+            TypeError,
+            "scale must be a tensor, got float",
+        ),
+        (
+            lambda: ops.path_points(
+                X, 0.0, A, scale=torch.ones(3, requires_grad=True), shift=torch.ones(3)
+            ),
+            ValueError,
+            "scale must not require grad",
+        ),
+        (lambda: ops.path_accumulate(X, [0.5]), TypeError, "weights must be a tensor, got list"),
+        (lambda: ops.path_accumulate(X, A[:1], 3.0, 0.0), TypeError, "inputs must be a tensor"),
+        (lambda: ops.path_accumulate(X, A[:1], total=3), TypeError, "total must be a tensor"),
+        (
+            lambda: ops.path_accumulate(X, A[:1], total=X.double().requires_grad_()),
+            ValueError,
+            "total must not require grad",
+        ),
         (lambda: ops.path_accumulate(X, A), ValueError, r"grads must have shape \[5 \* B"),
         (lambda: ops.path_accumulate(X, A[:0]), ValueError, "at least one step"),
         (lambda: ops.path_accumulate(X, A[:1], X), ValueError, "given together"),
@@ -523,7 +639,12 @@ def test_a_bad_argument_is_named_with_what_it_must_be(call, error, words: str) -
         (lambda o: o.path_points(X, X, torch.zeros(5, 7)), "alphas must have shape"),
         (lambda o: o.path_points(X.long(), X, A), "inputs must be float16"),
         (lambda o: o.path_points.out(X, X, A, out=torch.zeros(9, 3, 4)), "out must have shape"),
-        (lambda o: o.path_accumulate(X, A), "grads must have shape"),
+        (
+            lambda o: o.path_points.out(X[1:], X[1:], A[:2], out=X),
+            "out must not share memory with what is read",
+        ),
+        (lambda o: o.path_points(X, X, A[0]), "alphas must have shape .* got a scalar"),
+        (lambda o: o.path_accumulate(X, A), r"grads must have shape .*got Float \[2, 3, 4\]"),
         (lambda o: o.path_accumulate(X, A[:1], X[:1], X), "inputs must have shape"),
         (lambda o: o.path_accumulate.out(X, A[:1], total=X.double()[:1]), "total must be float64"),
     ],

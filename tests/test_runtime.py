@@ -12,9 +12,15 @@ from nets import conv_net, mlp
 from torch import nn
 
 from pyxai_fast.runtime import memory_format
-from pyxai_fast.runtime.chunks import Chunk, ChunkPlanner, chunks, count_saved_bytes, length
+from pyxai_fast.runtime.chunks import Chunk, ChunkPlanner, chunks, run_chunks
+from pyxai_fast.runtime.cost import Cost
+from pyxai_fast.runtime.memory import is_out_of_memory, measured_bytes
 from pyxai_fast.runtime.memory_format import choose_memory_format
 from pyxai_fast.runtime.progress import Silence, progress_bar
+
+
+def grid(batch: int, steps: int) -> Chunk:
+    return Chunk(slice(0, batch), slice(0, steps))
 
 
 @given(
@@ -28,7 +34,7 @@ def test_chunks_cover_every_step_of_every_example_once_and_in_order(
     """Whatever rows() answers, and however it changes on the way."""
     asked = iter(limits * 500)
     done = [0] * batch
-    for chunk in chunks(batch, steps, lambda: next(asked)):
+    for chunk in chunks(grid(batch, steps), lambda: next(asked)):
         for example in range(chunk.examples.start, chunk.examples.stop):
             assert done[example] == chunk.steps.start
             done[example] = chunk.steps.stop
@@ -36,24 +42,65 @@ def test_chunks_cover_every_step_of_every_example_once_and_in_order(
     assert done == [steps] * batch
 
 
-@given(st.integers(1, 9), st.integers(1, 9))
-def test_halves_make_up_the_chunk(examples: int, steps: int) -> None:
-    chunk = Chunk(slice(3, 3 + examples), slice(5, 5 + steps))
-    if chunk.rows == 1:
-        return
-    first, second = chunk.halves()
-    assert first.rows + second.rows == chunk.rows
-    assert abs(first.rows - second.rows) <= max(examples, steps)
-    assert length(first.steps) > 0 and length(second.steps) > 0
+@given(st.integers(1, 16), st.integers(1, 16), st.integers(1, 40))
+def test_when_memory_runs_out_all_work_is_done_once_in_order_after_few_failures(
+    batch: int, steps: int, room: int
+) -> None:
+    done = [0] * batch
+    failures = []
+
+    def run(chunk: Chunk) -> None:
+        if chunk.rows > room:
+            failures.append(chunk.rows)
+            raise torch.OutOfMemoryError
+        for example in range(chunk.examples.start, chunk.examples.stop):
+            assert done[example] == chunk.steps.start
+            done[example] = chunk.steps.stop
+
+    cost = Cost()
+    planner = ChunkPlanner(mlp(), (torch.zeros(batch, 6),), None)
+    run_chunks(grid(batch, steps), planner, run, cost, measure=False)
+    assert done == [steps] * batch
+    assert cost.out_of_memory == len(failures) <= 8  # one for each halving of 256 rows
+    assert cost.rows_per_chunk <= room
 
 
-def test_the_bytes_kept_for_backward_are_counted_without_the_weights() -> None:
-    model = nn.Sequential(nn.Linear(100, 50), nn.Sigmoid(), nn.Linear(50, 1000))
-    x = torch.randn(8, 100, requires_grad=True)
-    with count_saved_bytes(model) as saved:
-        model(x)
-    # The linear layers keep their inputs, the sigmoid its output (the second layer's input).
-    assert saved.total == 4 * 8 * (100 + 50)
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+    ids=str,
+)
+def test_every_way_of_running_out_of_memory_is_known(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
+
+
+def test_what_work_writes_is_counted_without_views_and_weights() -> None:
+    model = nn.Sequential(nn.Linear(100, 50), nn.ReLU(inplace=True), nn.Flatten())
+    x = torch.randn(8, 100)
+    with torch.no_grad():
+        assert measured_bytes(lambda: model(x), torch.device("cpu")) == 4 * 8 * 50
+
+
+def test_work_that_cannot_be_watched_is_still_done() -> None:
+    calls = []
+
+    def work() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("not under a dispatch mode")
+
+    assert measured_bytes(work, torch.device("cpu")) == 0
+    assert len(calls) == 2
 
 
 def test_the_planner_bounds_rows_by_what_it_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,12 +108,13 @@ def test_the_planner_bounds_rows_by_what_it_learnt(monkeypatch: pytest.MonkeyPat
     model, inputs = mlp(), (torch.zeros(4, 6),)
     planner = ChunkPlanner(model, inputs, None)
     assert not planner.measured
-    planner.learn(saved_bytes=2 * 452, rows=2)
-    assert planner.rows() == 10_000 // (452 + 2 * 24)
+    planner.learn(written=2 * 476, rows=2)
+    assert planner.rows() == 10_000 // (476 + 24)
     again = ChunkPlanner(model, (torch.zeros(9, 6),), max_rows=3)
     assert again.measured and again.rows() == 3
-    again.halve(2)
+    again.shrink(3)
     assert again.rows() == 1
+    assert ChunkPlanner(model, inputs, None).rows() == 1
     assert not ChunkPlanner(model, (torch.zeros(4, 7),), None).measured
 
 
@@ -96,8 +144,9 @@ def test_the_faster_memory_format_is_chosen_and_remembered(
 
     monkeypatch.setattr(memory_format, "_time", seconds)
     model = conv_net()
-    assert choose_memory_format("auto", model, IMAGES, 400, lambda rows: None) == (faster, 16)
-    assert choose_memory_format("auto", model, IMAGES, 400, lambda rows: None) == (faster, 0)
+    assert choose_memory_format("auto", model, IMAGES, 400, None, print) == faster
+    monkeypatch.setattr(memory_format, "_time", None)  # not measured again
+    assert choose_memory_format("auto", model, IMAGES, 400, None, print) == faster
 
 
 def test_a_small_advantage_does_not_change_the_format(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +154,7 @@ def test_a_small_advantage_does_not_change_the_format(monkeypatch: pytest.Monkey
         return 0.95 if inputs[0].is_contiguous(memory_format=torch.channels_last) else 1.0
 
     monkeypatch.setattr(memory_format, "_time", seconds)
-    assert choose_memory_format("auto", conv_net(), IMAGES, 400, print)[0] == "contiguous"
+    assert choose_memory_format("auto", conv_net(), IMAGES, 400, None, print) == "contiguous"
 
 
 def test_the_format_is_not_measured_where_it_could_do_harm_or_no_good() -> None:
@@ -122,8 +171,30 @@ def test_the_format_is_not_measured_where_it_could_do_harm_or_no_good() -> None:
         (conv_net(), grey, 400),
         (conv_net(), small, 400),
     ):
-        assert choose_memory_format("auto", model, inputs, rows, fail) == ("contiguous", 0)
-    assert choose_memory_format("channels_last", None, small, 1, fail) == ("channels_last", 0)
+        assert choose_memory_format("auto", model, inputs, rows, None, fail) == "contiguous"
+    assert choose_memory_format("channels_last", None, small, 1, None, fail) == "channels_last"
+
+
+@pytest.mark.parametrize("max_rows", [None, 2])
+def test_trials_are_real_runs_within_the_callers_rows(max_rows: int | None) -> None:
+    seen = []
+
+    def run(inputs: tuple[torch.Tensor, ...]) -> None:
+        seen.append((len(inputs[0]), inputs[0].is_contiguous(memory_format=torch.channels_last)))
+
+    choose_memory_format("auto", conv_net(), IMAGES, 400, max_rows, run)
+    assert seen == [(max_rows or 4, False), (max_rows or 4, True)] * 2
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("view size is not compatible"), torch.OutOfMemoryError()]
+)
+def test_a_model_that_fails_in_a_trial_gets_contiguous_inputs(error: Exception) -> None:
+    def run(inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].is_contiguous(memory_format=torch.channels_last):
+            raise error
+
+    assert choose_memory_format("auto", conv_net(), IMAGES, 400, None, run) == "contiguous"
 
 
 def test_progress_is_shown_only_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

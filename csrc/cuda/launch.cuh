@@ -1,14 +1,22 @@
-// Launching kernels: every launch goes through PYXAI_FAST_LAUNCH, so that the kernels also compile
-// where <<<>>> is not C++ (an emulator on the host defines the macro itself).
+// Launching kernels: every launch goes through these macros, so that the kernels also compile where
+// <<<>>> is not C++ (the emulator of the tests defines them itself).
 #pragma once
+
+#include <cuda_runtime.h>
 
 #include <cstdint>
 
-#ifndef PYXAI_FAST_LAUNCH
-#include <cuda_runtime.h>
-#define PYXAI_FAST_LAUNCH(kernel, grid, block, stream, ...) \
-  kernel<<<grid, block, 0, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
+#ifndef PYXAI_FAST_LAUNCH_SHARED
+// With `shared_bytes` of dynamic shared memory, which the kernel names as `T* name`.
+#define PYXAI_FAST_LAUNCH_SHARED(kernel, grid, block, shared_bytes, stream, ...) \
+  kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
+#define PYXAI_FAST_DYNAMIC_SHARED(T, name)                                   \
+  extern __shared__ __align__(16) unsigned char pyxai_fast_dynamic_shared[]; \
+  T* const name = reinterpret_cast<T*>(pyxai_fast_dynamic_shared)
 #endif
+
+#define PYXAI_FAST_LAUNCH(kernel, grid, block, stream, ...) \
+  PYXAI_FAST_LAUNCH_SHARED(kernel, grid, block, 0, stream, __VA_ARGS__)
 
 namespace pyxai_fast {
 

@@ -8,17 +8,22 @@ namespace pyxai_fast::torch_ops {
 
 template <typename Backend>
 struct PathOps {
+  static void check_dims(const Tensor& inputs, const Tensor& alphas) {
+    if (inputs.dim() == 0) fail("path_points: inputs must have shape [B, ...], got a scalar");
+    if (alphas.dim() == 0) fail("path_points: alphas must have shape [S] or [S, B], got a scalar");
+  }
+
   static void write_points(const Tensor& inputs, const Tensor& baselines, const Tensor& alphas,
                            const std::optional<Tensor>& scale, const std::optional<Tensor>& shift,
                            const Tensor& points, MemoryFormat format) {
     const char* op = "path_points";
-    if (inputs.dim() == 0) fail(op, ": inputs must have a batch dimension");
     if (scale.has_value() != shift.has_value())
       fail(op, ": scale and shift must be given together");
     const int64_t batch = inputs.size(0);
     const Tensor x = dense(inputs, format);
     const Rows b = rows_like(baselines, inputs, format, op, "baselines");
     const Rows a = steps_by_batch(alphas, batch, inputs, op, "alphas");
+    for (const Tensor& read : {x, b.tensor, a.tensor}) check_apart(points, read, op, "out");
     PathPoints args{};
     Tensor scales, shifts;
     if (scale.has_value()) {
@@ -46,7 +51,7 @@ struct PathOps {
   static Tensor points(const Tensor& inputs, const Tensor& baselines, const Tensor& alphas,
                        const std::optional<Tensor>& scale, const std::optional<Tensor>& shift,
                        std::optional<ScalarType> dtype, std::optional<MemoryFormat> memory_format) {
-    if (inputs.dim() == 0) fail("path_points: inputs must have a batch dimension");
+    check_dims(inputs, alphas);
     const MemoryFormat format = memory_format.value_or(MemoryFormat::Contiguous);
     std::vector<int64_t> sizes = sizes_of(inputs);
     sizes[0] *= alphas.size(0);
@@ -60,11 +65,14 @@ struct PathOps {
                          const std::optional<Tensor>& scale, const std::optional<Tensor>& shift,
                          Tensor out) {
     const char* op = "path_points";
-    if (inputs.dim() == 0) fail(op, ": inputs must have a batch dimension");
+    check_dims(inputs, alphas);
     check_same_device(out, inputs, op, "out");
     bool fits = out.dim() == inputs.dim() && out.size(0) == inputs.size(0) * alphas.size(0);
     for (int64_t d = 1; fits && d < inputs.dim(); ++d) fits = out.size(d) == inputs.size(d);
-    if (!fits) fail(op, ": out must have shape [S * B, ...] with the inputs' feature shape");
+    if (!fits) {
+      fail(op, ": out must have shape [S * B, ...] with the features of the inputs ",
+           text_of(inputs), ", got ", text_of(out));
+    }
     write_points(inputs, baselines, alphas, scale, shift, out, format_written(out, op, "out"));
   }
 
@@ -86,7 +94,9 @@ struct PathOps {
     const char* op = "path_accumulate";
     const int64_t steps = weights.dim() == 0 ? 0 : weights.size(0);
     if (grads.dim() == 0 || steps == 0 || grads.size(0) % steps != 0) {
-      fail(op, ": grads must have shape [S * B, ...] for weights of shape [S] or [S, B], S >= 1");
+      fail(op,
+           ": grads must have shape [S * B, ...] for weights of shape [S] or [S, B], S >= 1, got ",
+           text_of(grads), " and ", text_of(weights));
     }
     return grads.size(0) / steps;
   }
@@ -116,8 +126,10 @@ struct PathOps {
     Rows b;
     if (inputs.has_value()) {
       check_same_device(*inputs, grads, op, "inputs");
-      if (sizes_of(*inputs) != sizes)
-        fail(op, ": inputs must have shape [B, ...] with the gradients' feature shape");
+      if (sizes_of(*inputs) != sizes) {
+        fail(op, ": inputs must have shape [B, ...] with the features of the grads ",
+             text_of(grads), ", got ", text_of(*inputs));
+      }
       x = dense(*inputs, format);
       b = rows_like(*baselines, *inputs, format, op, "baselines");
       args.inputs = x.const_data_ptr();
@@ -141,10 +153,12 @@ struct PathOps {
     std::vector<int64_t> sizes = sizes_of(grads);
     sizes[0] = batch;
     if (total.scalar_type() != ScalarType::Double || sizes_of(total) != sizes) {
-      fail(op, ": total must be float64 of shape [B, ...] with the gradients' feature shape");
+      fail(op, ": total must be float64 [B, ...] with the features of the grads ", text_of(grads),
+           ", got ", text_of(total));
     }
     const Tensor g = dense(grads, format_written(total, op, "total"));
     const Rows w = steps_by_batch(weights, batch, grads, op, "weights");
+    for (const Tensor& read : {g, w.tensor}) check_apart(total, read, op, "total");
     PathAccumulate args = sum_args(g, w, weights.size(0), batch);
     args.total = static_cast<double*>(total.mutable_data_ptr());
     if (batch * args.features != 0) Backend::run(args, grads);

@@ -30,6 +30,15 @@ template <typename... Parts>
   throw std::runtime_error(message.str());
 }
 
+// "float32 [2, 3]": what an error says it got.
+inline std::string text_of(const Tensor& tensor) {
+  std::ostringstream text;
+  text << torch::headeronly::toString(tensor.scalar_type()) << " [";
+  for (int64_t d = 0; d < tensor.dim(); ++d) text << (d > 0 ? ", " : "") << tensor.size(d);
+  text << "]";
+  return text.str();
+}
+
 inline DType dtype_of(const Tensor& tensor, const char* op, const char* name) {
   switch (tensor.scalar_type()) {
     case ScalarType::Half:
@@ -41,7 +50,7 @@ inline DType dtype_of(const Tensor& tensor, const char* op, const char* name) {
     case ScalarType::Double:
       return DType::kFloat64;
     default:
-      fail(op, ": ", name, " must be float16, bfloat16, float32 or float64");
+      fail(op, ": ", name, " must be float16, bfloat16, float32 or float64, got ", text_of(tensor));
   }
 }
 
@@ -92,8 +101,19 @@ inline MemoryFormat format_of(const Tensor& tensor) {
 // The same, of a tensor that a kernel writes into.
 inline MemoryFormat format_written(const Tensor& tensor, const char* op, const char* name) {
   const MemoryFormat format = format_of(tensor);
-  if (!is_dense(tensor, format)) fail(op, ": ", name, " must be contiguous or channels_last");
+  if (!is_dense(tensor, format))
+    fail(op, ": ", name, " must be contiguous or channels_last, got other strides");
   return format;
+}
+
+// Kernels write while they read, so what they write must not lie under what they read.
+inline void check_apart(const Tensor& written, const Tensor& read, const char* op,
+                        const char* name) {
+  const auto begin = [](const Tensor& t) { return static_cast<const char*>(t.const_data_ptr()); };
+  const auto end = [&](const Tensor& t) { return begin(t) + t.numel() * t.element_size(); };
+  if (begin(written) < end(read) && begin(read) < end(written)) {
+    fail(op, ": ", name, " must not share memory with what is read, got overlapping tensors");
+  }
 }
 
 inline void check_same_device(const Tensor& tensor, const Tensor& like, const char* op,
@@ -116,7 +136,9 @@ inline Rows rows_like(const Tensor& tensor, const Tensor& like, MemoryFormat for
   if (same.dim() == 0) return {same, {0, 0}};
   bool fits = same.dim() == like.dim() && (same.size(0) == 1 || same.size(0) == like.size(0));
   for (int64_t d = 1; fits && d < like.dim(); ++d) fits = same.size(d) == like.size(d);
-  if (!fits) fail(op, ": ", name, " must be a scalar, one example or a batch like the inputs");
+  if (!fits)
+    fail(op, ": ", name, " must be a scalar, one example or a batch like the inputs ",
+         text_of(like), ", got ", text_of(tensor));
   const int64_t features = like.size(0) == 0 ? 0 : like.numel() / like.size(0);
   return {dense(same, format), {same.size(0) == 1 ? 0 : features, 1}};
 }
@@ -127,7 +149,8 @@ inline Rows steps_by_batch(const Tensor& tensor, int64_t batch, const Tensor& li
   check_same_device(tensor, like, op, name);
   const bool per_example = tensor.dim() == 2;
   if (tensor.dim() != 1 && !(per_example && tensor.size(1) == batch)) {
-    fail(op, ": ", name, " must have shape [S] or [S, B] with B = ", batch);
+    fail(op, ": ", name, " must have shape [S] or [S, B] with B = ", batch, ", got ",
+         text_of(tensor));
   }
   return {dense_doubles(tensor), {per_example ? batch : 1, per_example ? 1 : 0}};
 }
@@ -137,8 +160,8 @@ inline Tensor channel_constants(const Tensor& tensor, const Tensor& like, const 
                                 const char* name) {
   check_same_device(tensor, like, op, name);
   if (like.dim() < 2 || tensor.dim() != 1 || tensor.size(0) != like.size(1)) {
-    fail(op, ": ", name,
-         " must have shape [C], one value for each of the inputs' channels (dimension 1)");
+    fail(op, ": ", name, " must have shape [C], one value for each channel of ", text_of(like),
+         ", got ", text_of(tensor));
   }
   return dense_doubles(tensor);
 }

@@ -7,14 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
 from ..models.score import ForwardFunc, model_device
 
 
 def input_tensors(inputs: Any, forward: ForwardFunc) -> tuple[Tensor, ...]:
-    """A tensor or a tuple of tensors [B, ...] as a tuple, on the model's device."""
+    """A tensor or a tuple of tensors [B, ...] as a tuple, on the model's device.
+
+    Integers, which have no gradients, become torch's default floating-point type.
+    """
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)
     if not tensors:
-        raise ValueError("inputs: inputs must hold at least one tensor, got an empty tuple")
+        raise ArgumentError("inputs: inputs must hold at least one tensor, got an empty tuple")
     for position, tensor in enumerate(tensors):
         name = "inputs" if len(tensors) == 1 else f"inputs[{position}]"
         if not isinstance(tensor, Tensor):
@@ -22,20 +26,23 @@ def input_tensors(inputs: Any, forward: ForwardFunc) -> tuple[Tensor, ...]:
                 f"inputs: {name} must be a torch.Tensor, got {type(tensor).__name__}"
                 + ("; a tuple, not a list, holds several inputs" if type(tensor) is list else "")
             )
-        if not tensor.is_floating_point():
-            raise TypeError(
-                f"inputs: {name} must be float16, bfloat16, float32 or float64 to have gradients, "
-                f"got {tensor.dtype}; convert it, or pass it in additional_forward_args"
-            )
+        if tensor.is_complex():
+            raise TypeError(f"inputs: {name} must be real, got {tensor.dtype}")
         if tensor.dim() == 0:
-            raise ValueError(f"inputs: {name} must have shape [B, ...], got a scalar")
+            raise ArgumentError(f"inputs: {name} must have shape [B, ...], got a scalar")
         if tensor.shape[0] != tensors[0].shape[0]:
-            raise ValueError(
+            raise ArgumentError(
                 f"inputs: {name} must have the batch size of the first, {tensors[0].shape[0]}, got "
                 f"{tensor.shape[0]}"
             )
     device = model_device(forward)
-    return tensors if device is None else tuple(tensor.to(device) for tensor in tensors)
+    return tuple(
+        tensor.to(
+            tensor.device if device is None else device,
+            tensor.dtype if tensor.is_floating_point() else torch.get_default_dtype(),
+        )
+        for tensor in tensors
+    )
 
 
 def baseline_tensors(baselines: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -45,7 +52,7 @@ def baseline_tensors(baselines: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor
     elif not isinstance(baselines, tuple):
         baselines = (baselines,)
     if len(baselines) != len(inputs):
-        raise ValueError(
+        raise ArgumentError(
             f"baselines: baselines must be given for each of the {len(inputs)} inputs, got "
             f"{len(baselines)}"
         )
@@ -63,14 +70,17 @@ def _baseline_tensor(baseline: Any, inputs: Tensor) -> Tensor:
             "baselines: a baseline must be a number or a torch.Tensor, got "
             f"{type(baseline).__name__}"
         )
-    if baseline.dim() > 0 and (
-        baseline.shape[1:] != inputs.shape[1:] or baseline.shape[0] not in (1, inputs.shape[0])
-    ):
-        raise ValueError(
+    fits = baseline.dim() in (0, inputs.dim()) and all(
+        size in (1, wanted) for size, wanted in zip(baseline.shape, inputs.shape, strict=False)
+    )
+    if not fits:
+        raise ArgumentError(
             f"baselines: a baseline must be a number, or have shape {[1, *inputs.shape[1:]]} or "
-            f"{list(inputs.shape)} like its input, got {list(baseline.shape)}"
+            f"{list(inputs.shape)} like its input (or 1 for any dimension), got "
+            f"{list(baseline.shape)}"
         )
-    return baseline.to(inputs.device)
+    start: Tensor = baseline.to(inputs.device)
+    return start if start.dim() == 0 else start.expand(start.shape[0], *inputs.shape[1:])
 
 
 def to_device(value: Any, device: torch.device) -> Any:

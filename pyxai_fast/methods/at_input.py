@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from torch import Tensor
 
 from ..paths import StraightLine
 from ..runtime.cost import Cost
@@ -36,7 +39,7 @@ class Saliency(AttributionMethod):
         show_progress: bool = False,
         cost: Cost | None = None,
     ) -> Any:
-        """Gradients shaped as the inputs; absolute values unless abs=False.
+        """Gradients shaped as the inputs, in their dtype; absolute values unless abs=False.
 
         The other arguments are those of IntegratedGradients.attribute.
         """
@@ -49,9 +52,7 @@ class Saliency(AttributionMethod):
             LoopOptions(internal_batch_size, self.memory_format, create_graph, show_progress),
             Cost() if cost is None else cost,
         )
-        if not abs:
-            return grads
-        return tuple(g.abs() for g in grads) if isinstance(grads, tuple) else grads.abs()
+        return each(lambda grad, x: like(grad.abs() if abs else grad, x), grads, inputs)
 
 
 class InputXGradient(AttributionMethod):
@@ -77,8 +78,11 @@ class InputXGradient(AttributionMethod):
         show_progress: bool = False,
         cost: Cost | None = None,
     ) -> Any:
-        """Attributions shaped as the inputs; arguments as in IntegratedGradients.attribute."""
-        return self._attribute(
+        """Attributions shaped as the inputs, in their dtype.
+
+        The arguments are those of IntegratedGradients.attribute.
+        """
+        products = self._attribute(
             inputs,
             None,
             target,
@@ -87,3 +91,16 @@ class InputXGradient(AttributionMethod):
             LoopOptions(internal_batch_size, self.memory_format, create_graph, show_progress),
             Cost() if cost is None else cost,
         )
+        return each(like, products, inputs)
+
+
+def each(function: Callable[[Tensor, Tensor], Tensor], results: Any, inputs: Any) -> Any:
+    """function(result, input) for a tensor, or for each of a tuple."""
+    if isinstance(results, tuple):
+        return tuple(function(r, x) for r, x in zip(results, inputs, strict=True))
+    return function(results, inputs)
+
+
+def like(result: Tensor, inputs: Tensor) -> Tensor:
+    """In the type of the inputs, as captum returns it: one gradient is summed with no other."""
+    return result.to(inputs.dtype) if inputs.is_floating_point() else result

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import ops
+from ..errors import ArgumentError
 from ..gradients import Autograd, Gradient
 from ..models.outputs import OUTPUT_KINDS
 from ..models.preprocessing import Preprocessing
 from ..models.score import ForwardFunc, Score, owner_of
 from ..paths import Affine, Path
 from ..paths.quadrature import check_quadrature
-from ..reference.path import compute_dtype
-from ..runtime.chunks import ChunkPlanner, chunks
+from ..reference.path import compute_dtype, memory_format_of
+from ..runtime.chunks import Chunk, ChunkPlanner, run_chunks
 from ..runtime.cost import Cost
 from ..runtime.memory_format import check_memory_format
 from .arguments import (
@@ -46,6 +48,9 @@ class Recipe:
     rule: str
     multiply_by_inputs: bool
 
+    def __post_init__(self) -> None:
+        check_quadrature(self.rule, self.n_steps)
+
 
 class AttributionMethod:
     """A method that contracts gradients taken along the points of a path.
@@ -62,6 +67,9 @@ class AttributionMethod:
             dicts with "logits" or "out", and tuples are understood without it.
         preprocessing: given when inputs, baselines and attributions are in pixels: turns pixels
             into model inputs, within the kernels.
+
+    The model inputs of a chunk lie in a buffer that the next chunk overwrites: a hook that keeps
+    them must copy them.
     """
 
     def __init__(
@@ -111,11 +119,14 @@ class AttributionMethod:
         tensors = input_tensors(inputs, self.forward_func)
         cost = Cost() if cost is None else cost
         with _timed(cost):
-            score = self._score(tensors, None, additional_forward_args)
-            return self._forward(score, tensors, cost)
+            score = self._score(tensors, None, additional_forward_args, cost)
+            return self._forward(score, tensors)
+
+    def check_call(self, **options: Any) -> None:
+        """Raises for options of `attribute` that do not fit, before the model is asked."""
 
     def _score(
-        self, inputs: tuple[Tensor, ...], target: Any, additional_forward_args: Any
+        self, inputs: tuple[Tensor, ...], target: Any, additional_forward_args: Any, cost: Cost
     ) -> Score:
         return Score(
             self.forward_func,
@@ -125,6 +136,7 @@ class AttributionMethod:
             to_device(additional_forward_args, inputs[0].device),
             self.output,
             self.select_output,
+            cost,
         )
 
     def _affine(self, inputs: Tensor) -> Affine | None:
@@ -145,50 +157,61 @@ class AttributionMethod:
         cost: Cost,
     ) -> Any:
         """Attributions in the form of the inputs."""
-        check_quadrature(recipe.rule, recipe.n_steps)
         with _timed(cost):
             tensors = input_tensors(inputs, self.forward_func)
             starts = baseline_tensors(baselines, tensors)
             if not options.create_graph:
                 tensors = tuple(x.detach() for x in tensors)
                 starts = tuple(b.detach() for b in starts)
-            score = self._score(tensors, target, additional_forward_args)
+            score = self._score(tensors, target, additional_forward_args, cost)
             traces = tuple(
                 recipe.path.trace(x, b, recipe.n_steps, recipe.rule, self._affine(x), stream)
                 for stream, (x, b) in enumerate(zip(tensors, starts, strict=True))
             )
-            totals = contract(
-                score, self.gradient, tensors, traces, options, cost, type(self).__name__
-            )
+            totals = contract(score, self.gradient, tensors, traces, options, type(self).__name__)
             with torch.set_grad_enabled(options.create_graph):
                 attributions = tuple(
-                    trace.attributions(total, recipe.multiply_by_inputs).to(compute_dtype(x.dtype))
+                    trace.attributions(total, recipe.multiply_by_inputs).to(
+                        compute_dtype(x.dtype), memory_format=memory_format_of(x)
+                    )
                     for trace, total, x in zip(traces, totals, tensors, strict=True)
                 )
             return as_given(attributions, inputs)
 
-    def _forward(self, score: Score, inputs: tuple[Tensor, ...], cost: Cost) -> Tensor:
+    def _forward(
+        self, score: Score, inputs: tuple[Tensor, ...], max_rows: int | None = None
+    ) -> Tensor:
         """Outputs [B, ...] at rows of inputs (caller's units), in chunks, without gradients."""
+        answers: dict[int, Tensor] = {}
+
+        def run(chunk: Chunk) -> None:
+            rows = tuple(self._model_inputs(x[chunk.examples]) for x in inputs)
+            answers[chunk.examples.start] = score.rows(chunk.examples, 1).outputs(rows)
+
         with torch.no_grad():
-            inputs = tuple(self._model_inputs(x.detach()) for x in inputs)
-            planner = ChunkPlanner(owner_of(score.forward), inputs, None)
-            answers = []
-            # A forward pass keeps less than the forward and backward that the planner measures.
-            for chunk in chunks(score.batch, 1, planner.rows):
-                rows = score.rows(chunk.examples, 1)
-                answers.append(rows.outputs(tuple(x[chunk.examples] for x in inputs)))
-                cost.queries += chunk.rows
-            if not answers:  # an empty batch still has outputs of some shape
-                answers.append(score.rows(slice(0, 0), 1).outputs(inputs))
-        return answers[0] if len(answers) == 1 else torch.cat(answers)
+            inputs = tuple(x.detach() for x in inputs)
+            if score.batch == 0:  # an empty batch still has outputs of some shape
+                return score.rows(slice(0, 0), 1).outputs(inputs)
+            # What a forward pass takes says little of the forward and backward that come next.
+            run_chunks(
+                Chunk(slice(0, score.batch), slice(0, 1)),
+                ChunkPlanner(owner_of(score.forward), inputs, max_rows),
+                run,
+                score.cost,
+                measure=False,
+            )
+        parts = [answers[begin] for begin in sorted(answers)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _model_inputs(self, inputs: Tensor) -> Tensor:
+        """Inputs on their way into the model, as the path kernels send them."""
         affine = self._affine(inputs)
         if affine is None:
             return inputs
-        shape = (-1, *[1] * (inputs.dim() - 2))
-        points = inputs * affine.scale.reshape(shape) + affine.shift.reshape(shape)
-        return points.to(inputs.dtype)
+        end = torch.ones(1, dtype=torch.float64, device=inputs.device)
+        return ops.path_points(
+            inputs, 0.0, end, scale=affine.scale, shift=affine.shift, dtype=inputs.dtype
+        )
 
     def compute_convergence_delta(
         self,
@@ -199,6 +222,7 @@ class AttributionMethod:
         additional_forward_args: Any = None,
         *,
         outputs: Tensor | None = None,
+        internal_batch_size: int | None = None,
         cost: Cost | None = None,
     ) -> Tensor:
         """Completeness gap of each example: sum(attributions) - (s(end_point) - s(start_point)).
@@ -209,6 +233,7 @@ class AttributionMethod:
             end_point: the inputs.
             target, additional_forward_args: as in `attribute`.
             outputs: the model's outputs at end_point, where they are known already.
+            internal_batch_size: rows sent through the model at once, at most.
             cost: filled in with what the call cost.
 
         Returns:
@@ -221,15 +246,15 @@ class AttributionMethod:
             maps = attributions if isinstance(attributions, tuple) else (attributions,)
             for x, a in zip(inputs, maps, strict=True):
                 if a.shape[0] != x.shape[0]:
-                    raise ValueError(
+                    raise ArgumentError(
                         "compute_convergence_delta: attributions must have the batch size of "
                         f"end_point, {x.shape[0]}, got {a.shape[0]}"
                     )
-            score = self._score(inputs, target, additional_forward_args)
+            score = self._score(inputs, target, additional_forward_args, cost)
             if outputs is None:
-                outputs = self._forward(score, inputs, cost)
+                outputs = self._forward(score, inputs, internal_batch_size)
             end = score.select(outputs).double()
-            way = end - self._start_scores(score, inputs, starts, cost).double()
+            way = end - self._start_scores(score, inputs, starts, internal_batch_size).double()
             total = sum((a.double().flatten(1).sum(1) if a.dim() > 1 else a.double()) for a in maps)
             return (total - way.to(maps[0].device)).to(maps[0].dtype)
 
@@ -238,18 +263,18 @@ class AttributionMethod:
         score: Score,
         inputs: tuple[Tensor, ...],
         starts: tuple[Tensor, ...],
-        cost: Cost,
+        max_rows: int | None,
     ) -> Tensor:
         batch = inputs[0].shape[0]
         shared = all(b.dim() == 0 or b.shape[0] == 1 for b in starts)
-        if shared and not score.additional_forward_args:
+        if shared and not score.additional_forward_args and batch > 0:
             # One baseline for all examples is asked once.
             one = tuple(b.expand(1, *x.shape[1:]) for b, x in zip(starts, inputs, strict=True))
-            single = self._score(one, None, None)
-            outputs = self._forward(single, self._same_type(one, inputs), cost)
+            one = self._same_type(one, inputs)
+            outputs = self._forward(self._score(one, None, None, score.cost), one, max_rows)
             return score.select(outputs.expand(batch, *outputs.shape[1:]))
         full = tuple(b.expand(x.shape) for b, x in zip(starts, inputs, strict=True))
-        return score.select(self._forward(score, self._same_type(full, inputs), cost))
+        return score.select(self._forward(score, self._same_type(full, inputs), max_rows))
 
     @staticmethod
     def _same_type(tensors: tuple[Tensor, ...], like: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

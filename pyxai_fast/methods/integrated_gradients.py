@@ -65,6 +65,9 @@ class IntegratedGradients(AttributionMethod):
     def has_convergence_delta(self) -> bool:
         return True
 
+    def check_call(self, n_steps: int = 50, method: str = "gausslegendre", **options: Any) -> None:
+        Recipe(self.path, n_steps, method, self._multiply_by_inputs)
+
     @outside_inference_mode
     def attribute(
         self,
@@ -125,6 +128,12 @@ class IntegratedGradients(AttributionMethod):
         if not return_convergence_delta:
             return attributions
         delta = self.compute_convergence_delta(
-            attributions, baselines, inputs, target, additional_forward_args, cost=cost
+            attributions,
+            baselines,
+            inputs,
+            target,
+            additional_forward_args,
+            internal_batch_size=internal_batch_size,
+            cost=cost,
         )
         return attributions, delta

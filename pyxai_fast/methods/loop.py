@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
+import operator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .. import ops
+from ..errors import ArgumentError
 from ..gradients import Gradient
-from ..models.score import RowScore, Score, module_of, owner_of
+from ..models.score import Score, module_of, owner_of
 from ..paths import Trace
-from ..runtime.chunks import (
-    Chunk,
-    ChunkPlanner,
-    chunks,
-    count_saved_bytes,
-    is_out_of_memory,
-    length,
-)
-from ..runtime.cost import Cost
+from ..runtime.chunks import Chunk, ChunkPlanner, length, run_chunks
 from ..runtime.memory_format import FORMATS, choose_memory_format
 from ..runtime.progress import progress_bar
 
@@ -41,10 +35,14 @@ class LoopOptions:
     show_progress: bool = False
 
     def __post_init__(self) -> None:
-        rows = self.max_rows
-        if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
-            raise ValueError(
-                f"attribute: internal_batch_size must be None or an integer >= 1, got {rows!r}"
+        try:
+            rows = None if self.max_rows is None else operator.index(self.max_rows)
+        except TypeError:
+            rows = 0
+        if rows is not None and rows < 1:
+            raise ArgumentError(
+                "attribute: internal_batch_size must be None or an integer >= 1, got "
+                f"{self.max_rows!r}"
             )
 
 
@@ -54,38 +52,56 @@ def contract(
     inputs: tuple[Tensor, ...],
     traces: tuple[Trace, ...],
     options: LoopOptions,
-    cost: Cost,
     description: str = "",
 ) -> tuple[Tensor, ...]:
     """Sums of the gradients along the traces, one tensor [B, ...] for each tensor of inputs.
 
     float64; differentiable with create_graph.
     """
-    steps = traces[0].steps
-    batch = inputs[0].shape[0]
-    module = module_of(score.forward)
+    cost = score.cost
+    work = Chunk(slice(0, inputs[0].shape[0]), slice(0, traces[0].steps))
+    cost.backend = ops.backend_of(inputs[0].device)
+    cost.memory_format = _memory_format(score, gradient, inputs, work, options)
     planner = ChunkPlanner(owner_of(score.forward), inputs, options.max_rows)
-    cost.memory_format, spent = choose_memory_format(
-        options.memory_format,
-        module,
-        inputs,
-        batch * steps,
-        lambda rows: gradient(score.rows(slice(0, rows[0].shape[0]), 1), rows),
-    )
-    cost.probes += spent
-    run = _Run(score, gradient, inputs, traces, options, cost, planner)
-    bar = progress_bar(options.show_progress, batch * steps, description)
+    run = _Run(score, gradient, inputs, traces, FORMATS[cost.memory_format], options.create_graph)
+    # A graph that is kept is not bounded by chunks, and says nothing about those that are.
+    measure = gradient.needs_autograd and not options.create_graph
+    bar = progress_bar(options.show_progress, work.rows, description)
     try:
-        for chunk in chunks(batch, steps, planner.rows):
-            run.chunk(chunk)
-            bar.update(chunk.rows)
+        run_chunks(work, planner, run, cost, bar.update, measure)
     finally:
         bar.close()
     return tuple(run.sums)
 
 
+def _memory_format(
+    score: Score,
+    gradient: Gradient,
+    inputs: tuple[Tensor, ...],
+    work: Chunk,
+    options: LoopOptions,
+) -> str:
+    """The memory format to use; rows spent on measuring are counted as probes."""
+    counted = score.cost.gradients, score.cost.queries
+
+    def trial(rows: tuple[Tensor, ...]) -> None:
+        gradient(score.rows(slice(0, rows[0].shape[0]), 1), rows)
+
+    name = choose_memory_format(
+        options.memory_format,
+        module_of(score.forward),
+        inputs,
+        work.rows,
+        options.max_rows,
+        trial,
+    )
+    score.cost.probes += score.cost.gradients + score.cost.queries - sum(counted)
+    score.cost.gradients, score.cost.queries = counted
+    return name
+
+
 class _Run:
-    """The state of one loop: the sums, and the buffers that every chunk reuses."""
+    """The state of one loop: the sums, and the buffers of points that every chunk reuses."""
 
     def __init__(
         self,
@@ -93,81 +109,46 @@ class _Run:
         gradient: Gradient,
         inputs: tuple[Tensor, ...],
         traces: tuple[Trace, ...],
-        options: LoopOptions,
-        cost: Cost,
-        planner: ChunkPlanner,
+        memory_format: torch.memory_format,
+        create_graph: bool,
     ) -> None:
         self.score = score
         self.gradient = gradient
         self.inputs = inputs
         self.traces = traces
-        self.create_graph = options.create_graph
-        self.cost = cost
-        self.planner = planner
+        self.formats = [memory_format if x.dim() == 4 else torch.contiguous_format for x in inputs]
+        self.create_graph = create_graph
         self.buffers: list[Tensor | None] = [None] * len(inputs)
         self.sums = [
-            torch.empty(
-                x.shape, dtype=torch.float64, device=x.device, memory_format=self._format(x)
-            ).zero_()
-            for x in inputs
+            torch.empty(x.shape, dtype=torch.float64, device=x.device, memory_format=f).zero_()
+            for x, f in zip(inputs, self.formats, strict=True)
         ]
 
-    def _format(self, x: Tensor) -> torch.memory_format:
-        return FORMATS[self.cost.memory_format] if x.dim() == 4 else torch.contiguous_format
-
-    def chunk(self, chunk: Chunk) -> None:
+    def __call__(self, chunk: Chunk) -> None:
         try:
-            grads = self._gradients(chunk)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or chunk.rows == 1:
-                raise
-        else:
-            self._add(chunk, grads)
-            return
-        # Here the failed chunk's graph is gone with its exception.
-        self.cost.out_of_memory += 1
-        self.planner.halve(chunk.rows)
-        self.buffers = [None] * len(self.inputs)
-        if self.planner.device.type == "cuda":
-            torch.cuda.empty_cache()
-        for half in chunk.halves():
-            self.chunk(half)
-
-    def _gradients(self, chunk: Chunk) -> tuple[Tensor, ...]:
+            with torch.set_grad_enabled(self.create_graph):
+                points = tuple(self._points(i, chunk) for i in range(len(self.inputs)))
+            rows = self.score.rows(chunk.examples, length(chunk.steps))
+            grads = self.gradient(rows, points, self.create_graph)
+        except BaseException:
+            self.buffers = [None] * len(self.inputs)  # memory for the next, smaller try
+            raise
         with torch.set_grad_enabled(self.create_graph):
-            points = tuple(self._points(i, chunk) for i in range(len(self.inputs)))
-        rows = self.score.rows(chunk.examples, length(chunk.steps))
-        self.cost.rows_per_chunk = max(chunk.rows, self.cost.rows_per_chunk)
-        if self.planner.measured or self.create_graph or not self.gradient.needs_autograd:
-            grads = self.gradient(rows, points, self.create_graph)
-        else:
-            grads = self._measured_gradients(rows, points, chunk.rows)
-        self.cost.gradients += chunk.rows
-        return grads
-
-    def _measured_gradients(
-        self, rows: RowScore, points: tuple[Tensor, ...], count: int
-    ) -> tuple[Tensor, ...]:
-        with contextlib.ExitStack() as stack:
-            saved = stack.enter_context(count_saved_bytes(module_of(self.score.forward)))
-            grads = self.gradient(rows, points, self.create_graph)
-        self.planner.learn(saved.total, count)
-        return grads
+            self._add(chunk, grads)
 
     def _points(self, i: int, chunk: Chunk) -> Tensor:
         x, trace = self.inputs[i], self.traces[i]
         if self.create_graph:
-            return trace.points(chunk.examples, chunk.steps, self._format(x), None)
+            return trace.points(chunk.examples, chunk.steps, self.formats[i], None)
         buffer = self.buffers[i]
         if buffer is None or buffer.shape[0] < chunk.rows:
-            buffer = torch.empty(
+            buffer = self.buffers[i] = torch.empty(
                 (chunk.rows, *x.shape[1:]),
                 dtype=x.dtype,
                 device=x.device,
-                memory_format=self._format(x),
+                memory_format=self.formats[i],
             )
-            self.buffers[i] = buffer
-        return trace.points(chunk.examples, chunk.steps, self._format(x), buffer[: chunk.rows])
+        return trace.points(chunk.examples, chunk.steps, self.formats[i], buffer[: chunk.rows])
 
     def _add(self, chunk: Chunk, grads: tuple[Tensor, ...]) -> None:
         examples = chunk.examples

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..paths import GaussianNeighbourhood
+from ..paths.quadrature import check_quadrature
 from ..runtime.cost import Cost
 from ..runtime.inference import outside_inference_mode
 from .attribution import AttributionMethod, Recipe
@@ -16,6 +17,10 @@ class SmoothGrad(AttributionMethod):
 
     The constructor's arguments are those of AttributionMethod.
     """
+
+    def check_call(self, n_samples: int = 50, sigma: float = 0.15, **options: Any) -> None:
+        check_quadrature("riemann_middle", n_samples, "n_samples")
+        GaussianNeighbourhood(sigma)
 
     @outside_inference_mode
     def attribute(
@@ -41,6 +46,7 @@ class SmoothGrad(AttributionMethod):
             inputs, target, additional_forward_args, internal_batch_size, create_graph,
                 show_progress, cost: as in IntegratedGradients.attribute.
         """
+        self.check_call(n_samples, sigma)
         return self._attribute(
             inputs,
             None,

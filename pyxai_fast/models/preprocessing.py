@@ -74,14 +74,14 @@ class Preprocessing:
 
     @property
     def scale(self) -> Tensor:
-        """Tensor [C] float32, 1 / std."""
-        return torch.tensor([1.0 / s for s in self.std], dtype=torch.float32)
+        """Tensor [C] float64, 1 / std."""
+        return torch.tensor([1.0 / s for s in self.std], dtype=torch.float64)
 
     @property
     def shift(self) -> Tensor:
-        """Tensor [C] float32, -mean / std."""
+        """Tensor [C] float64, -mean / std."""
         return torch.tensor(
-            [-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype=torch.float32
+            [-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype=torch.float64
         )
 
     def normalise(self, pixels: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import ArgumentError
+from ..runtime.cost import Cost
 from .outputs import check_batched, convert_output, output_tensor
-from .target import TargetError, check_target, normalise_target, select_target
+from .target import check_target, normalise_target, select_target
 
 ForwardFunc = Callable[..., Any]
 TargetRows = tuple[int, ...] | Tensor
@@ -27,6 +29,8 @@ class Score:
             is passed on as it is.
         output: "logit" (the output as it is), "prob", "logprob" or "margin".
         select_output: picks the tensor from what the model returns.
+        cost: where every row that the model answers is counted, as a gradient where autograd
+            records and as a query where it does not.
     """
 
     def __init__(
@@ -38,8 +42,10 @@ class Score:
         additional_forward_args: Any = None,
         output: str = "logit",
         select_output: Callable[[Any], Tensor] | None = None,
+        cost: Cost | None = None,
     ) -> None:
         self.forward = forward
+        self.cost = Cost() if cost is None else cost
         self.batch = batch
         target = normalise_target(target, batch)
         self.target = target.to(device) if isinstance(target, Tensor) else target
@@ -61,14 +67,20 @@ class Score:
         try:
             answer = self.forward(*inputs, *args)
         except RuntimeError as error:
-            if "same dtype" in str(error) or "should be the same" in str(error):
+            wanted = model_dtype(self.forward)
+            if wanted is not None and wanted != inputs[0].dtype:
                 raise TypeError(
-                    "model: inputs must have the dtype and device of the model's weights, got "
-                    f"{inputs[0].dtype} on {inputs[0].device} ({error})"
+                    f"model: inputs must have the dtype of the model's weights, {wanted}, got "
+                    f"{inputs[0].dtype} ({error})"
                 ) from error
             raise
         output = output_tensor(answer, self.select_output)
-        check_batched(output, inputs[0].shape[0])
+        rows = inputs[0].shape[0]
+        check_batched(output, rows)
+        if torch.is_grad_enabled():
+            self.cost.gradients += rows
+        else:
+            self.cost.queries += rows
         return convert_output(output, self.output)
 
     def select(self, outputs: Tensor, target: TargetRows | None = None) -> Tensor:
@@ -81,7 +93,7 @@ class Score:
             self._checked = True
         selected = select_target(outputs, self.target if target is None else target)
         if selected.dim() > 1 and selected[0].numel() != 1:
-            raise TargetError(
+            raise ArgumentError(
                 "target: target must select one element for each example, got "
                 f"{list(selected.shape)} of an output {list(outputs.shape)}"
             )
@@ -103,10 +115,9 @@ class RowScore:
         )
 
     def _expand(self, arg: Any, first: int, last: int, copies: int) -> Any:
-        if not isinstance(arg, Tensor) or arg.dim() == 0:
+        if not isinstance(arg, Tensor) or arg.dim() == 0 or arg.shape[0] != self.score.batch:
             return arg
-        if arg.shape[0] == self.score.batch:
-            arg = arg[first:last]
+        arg = arg[first:last]
         return arg.repeat(copies, *[1] * (arg.dim() - 1)) if copies > 1 else arg
 
     def outputs(self, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -126,6 +137,13 @@ def owner_of(forward: ForwardFunc) -> Any:
     """What measurements of a forward function are remembered by: its module, or itself."""
     module = module_of(forward)
     return forward if module is None else module
+
+
+def model_dtype(forward: ForwardFunc) -> torch.dtype | None:
+    """The type of the model's first floating-point weight, where there is one."""
+    module = module_of(forward)
+    weights = () if module is None else module.parameters()
+    return next((w.dtype for w in weights if w.is_floating_point()), None)
 
 
 def model_device(forward: ForwardFunc) -> torch.device | None:

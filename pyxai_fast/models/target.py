@@ -17,16 +17,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
+
 Target: TypeAlias = (
     int | tuple[int, ...] | Tensor | Sequence[int] | Sequence[tuple[int, ...]] | None
 )
-
-
-class TargetError(ValueError, AssertionError):
-    """A target that does not fit the model's output.
-
-    An AssertionError too, because code written for captum catches that.
-    """
 
 
 def normalise_target(target: Any, batch: int) -> tuple[int, ...] | Tensor | None:
@@ -48,7 +43,7 @@ def normalise_target(target: Any, batch: int) -> tuple[int, ...] | Tensor | None
         if indices.dim() == 1:
             indices = indices[:, None]
         if indices.dim() != 2:
-            raise TargetError(
+            raise ArgumentError(
                 f"target: target must have shape [B] or [B, k], got {list(target.shape)}"
             )
     elif isinstance(target, list):
@@ -59,7 +54,7 @@ def normalise_target(target: Any, batch: int) -> tuple[int, ...] | Tensor | None
             f"of ints or tuples, got {type(target).__name__}"
         )
     if indices.shape[0] != batch:
-        raise TargetError(
+        raise ArgumentError(
             f"target: target must have one entry for each of the {batch} examples, got "
             f"{indices.shape[0]}"
         )
@@ -83,14 +78,14 @@ def check_target(target: tuple[int, ...] | Tensor | None, output: Tensor) -> Non
     per_example = output[0].numel() if shape and shape[0] else 1
     if target is None:
         if per_example != 1:
-            raise TargetError(
+            raise ArgumentError(
                 f"target: a target must be given for a model output of shape {shape} (more than "
                 "one element for each example), got None"
             )
         return
     width = target.shape[1] if isinstance(target, Tensor) else len(target)
     if width > len(shape) - 1:
-        raise TargetError(
+        raise ArgumentError(
             f"target: target must have at most {len(shape) - 1} indices for a model output of "
             f"shape {shape}, got {width}"
         )
@@ -101,10 +96,12 @@ def check_target(target: tuple[int, ...] | Tensor | None, output: Tensor) -> Non
                 continue
             low, high = int(target[:, position].min()), int(target[:, position].max())
         else:
+            if isinstance(target[position], slice):
+                continue  # what it selects is counted when it is selected
             low = high = int(target[position])
         if low < -size or high >= size:
             worst = low if low < -size else high
-            raise TargetError(
+            raise ArgumentError(
                 f"target: target must be in [0, {size}) for a model output of shape {shape}, got "
                 f"{worst}"
             )

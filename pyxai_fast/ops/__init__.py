@@ -6,6 +6,7 @@ Usable on their own, without any method of this package. Every op runs as PyTorc
 
 from .library import (
     available_cpu_isas,
+    backend_of,
     backends,
     build_info,
     cpu_isa,
@@ -19,6 +20,7 @@ load_native()
 
 __all__ = [
     "available_cpu_isas",
+    "backend_of",
     "backends",
     "build_info",
     "cpu_isa",

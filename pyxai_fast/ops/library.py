@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from ..version import __version__
+
 NAMESPACE = "pyxai_fast"
 NATIVE_DIRECTORY = Path(__file__).resolve().parent.parent / "_native"
 
@@ -54,9 +56,11 @@ def load_native() -> None:
             _loaded[backend] = "not built"
         else:
             try:
+                if (built := build_info().get("version")) != __version__:
+                    raise OSError(f"it was built from version {built}, and this is {__version__}")
                 torch.ops.load_library(str(path))
                 _loaded[backend] = "loaded"
-            except OSError as error:
+            except (OSError, RuntimeError) as error:
                 _loaded[backend] = f"could not be loaded: {error}"
                 warnings.warn(
                     f"pyxai_fast: {path.name} {_loaded[backend]}; the PyTorch reference is used "
@@ -71,16 +75,29 @@ def native_loaded(backend: str) -> bool:
     return _loaded.get(backend) == "loaded"
 
 
+_reference_only = False
+
+
+def backend_of(device: torch.device) -> str:
+    """What runs the ops for tensors on a device: "cpu (avx512)", "cuda" or "reference"."""
+    if _reference_only or not native_loaded(device.type):
+        return "reference"
+    return f"cpu ({cpu_isa()})" if device.type == "cpu" else device.type
+
+
 @contextmanager
 def native_kernels(enabled: bool) -> Iterator[None]:
     """Within the block, ops run native kernels (True, where loaded) or the reference (False).
 
     For comparisons and tests. It re-registers kernels for the whole process, so it is not for use
-    while other threads call ops.
+    while other threads call ops. Within a block of the reference, native_kernels(True) changes
+    nothing.
     """
-    if enabled:
+    global _reference_only
+    if enabled or _reference_only:
         yield
         return
+    _reference_only = True
     override = torch.library.Library(NAMESPACE, "IMPL")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered kernel")
@@ -92,6 +109,7 @@ def native_kernels(enabled: bool) -> Iterator[None]:
             yield
         finally:
             override._destroy()
+            _reference_only = False
 
 
 def _cpu_library() -> ctypes.CDLL:

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..reference.path import by_channel, compute_dtype, step_of
+from ..reference.path import (
+    by_channel,
+    by_step,
+    compute_dtype,
+    memory_format_of,
+    step_of,
+)
 from .library import define
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -32,32 +38,40 @@ def path_points(
 ) -> Tensor:
     """Points of the straight paths from `baselines` to `inputs`, ready to be fed to a model.
 
+    Sundararajan et al. (2017), the argument of F in equation 3.
+
     ``points[s * B + b] = (baselines[b] + alphas[s, b] * (inputs[b] - baselines[b])) * scale``
     ``+ shift``
 
     Args:
         inputs: [B, ...], float16, bfloat16, float32 or float64, any strides.
-        baselines: a number, or a tensor shaped [] , [1, ...] or [B, ...] on the inputs' device.
+        baselines: in the units of the inputs: a number, or a tensor shaped [], [1, ...] or
+            [B, ...] on the inputs' device.
         alphas: [S] positions on the path, or [S, B] to give each example its own; 0 is the
             baseline, 1 the input. Rounded once to the type computed in.
         scale, shift: [C], one value for each of the inputs' channels (dimension 1), given together:
-            an affine map applied in the same pass, such as the normalisation of pixels.
+            an affine map applied in the same pass, such as the normalisation of pixels. Constants:
+            not differentiable.
         dtype: of the points; the inputs' by default. Computed in float32 (float64 for float64
             inputs) and rounded once.
         memory_format: of the points; contiguous by default.
         out: [S * B, ...], contiguous or channels_last, written instead of a new tensor. A loop over
             chunks should reuse one: on a CPU, page faults of a fresh buffer cost several times the
-            writing. Not differentiable.
+            writing. It must not overlap what is read. Not differentiable.
 
     Returns:
         [S * B, ...], the steps outermost. Differentiable with respect to inputs, baselines and
         alphas.
 
     Raises:
-        TypeError, ValueError: naming the argument, what it must be and what it is.
+        TypeError: an argument that is no floating-point tensor (or number, for baselines).
+        ValueError: a shape, device, memory format or combination that does not fit. Messages name
+            the argument, what it must be, and what was got.
     """
+    _check_floating("path_points", "inputs", inputs)
     baselines = _baselines_tensor("path_points", inputs, baselines)
-    _check_points(inputs, baselines, alphas, scale, shift, out)
+    _check_points(inputs, baselines, alphas, scale, shift)
+    _check_written(inputs, alphas, dtype, memory_format, out)
     common = _common_dtype(inputs, baselines)
     if common != inputs.dtype:
         dtype = dtype or inputs.dtype
@@ -65,14 +79,13 @@ def path_points(
     if out is not None:
         torch.ops.pyxai_fast.path_points.out(inputs, baselines, alphas, scale, shift, out=out)
         return out
-    if torch.is_grad_enabled() and _any_requires_grad(inputs, baselines, alphas):
-        points: Tensor = _PathPoints.apply(
-            inputs, baselines, alphas, scale, shift, dtype, memory_format
-        )
+    args = (inputs, baselines, alphas, scale, shift, dtype, memory_format)
+    # Not only where an argument says requires_grad: duals and tensors under vmap do not say.
+    if torch.is_grad_enabled():
+        function = _PathPoints if torch.compiler.is_compiling() else _PathPointsWithTangent
+        points: Tensor = function.apply(*args)
     else:
-        points = torch.ops.pyxai_fast.path_points.default(
-            inputs, baselines, alphas, scale, shift, dtype, memory_format
-        )
+        points = torch.ops.pyxai_fast.path_points.default(*args)
     return points
 
 
@@ -86,6 +99,8 @@ def path_accumulate(
     total: Tensor | None = None,
 ) -> Tensor:
     """Gradients at the points of a path, contracted to one value per feature.
+
+    Sundararajan et al. (2017), equation 3.
 
     ``sum[b] = sum over s of weights[s, b] * grads[s * B + b]``, and with `inputs` and `baselines`
     the attributions ``sum[b] * (inputs[b] - baselines[b]) * scale``.
@@ -107,7 +122,9 @@ def path_accumulate(
         Differentiable with respect to grads, weights, inputs and baselines.
 
     Raises:
-        TypeError, ValueError: naming the argument, what it must be and what it is.
+        TypeError: an argument that is no floating-point tensor (or number, for baselines).
+        ValueError: a shape, device, memory format or combination that does not fit. Messages name
+            the argument, what it must be, and what was got.
     """
     _check_sum(grads, weights, total)
     if total is not None:
@@ -123,6 +140,7 @@ def path_accumulate(
         if scale is not None:
             raise ValueError("path_accumulate: scale must come with inputs and baselines, got None")
         return _weighted_sum(grads, weights)
+    _check_floating("path_accumulate", "inputs", inputs)
     baselines = _baselines_tensor("path_accumulate", inputs, baselines)
     _check_ends("path_accumulate", inputs, baselines, scale, None)
     _check_same_device("path_accumulate", "inputs", inputs, grads)
@@ -133,8 +151,8 @@ def path_accumulate(
             f"grads and weights, got {list(inputs.shape)}"
         )
     inputs = inputs.to(_common_dtype(inputs, baselines))
-    if torch.is_grad_enabled() and _any_requires_grad(grads, weights, inputs, baselines):
-        total = _weighted_sum(grads, weights, torch.float64)
+    if torch.is_grad_enabled():
+        total = _weighted_sum(grads.to(torch.float64), weights)
         return (total * step_of(inputs, baselines, scale)).to(compute_dtype(grads.dtype))
     attributions: Tensor = torch.ops.pyxai_fast.path_accumulate.default(
         grads, weights, inputs, baselines, scale
@@ -142,18 +160,22 @@ def path_accumulate(
     return attributions
 
 
-def _weighted_sum(grads: Tensor, weights: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    if torch.is_grad_enabled() and _any_requires_grad(grads, weights):
-        total: Tensor = _PathAccumulate.apply(grads if dtype is None else grads.to(dtype), weights)
+def _weighted_sum(grads: Tensor, weights: Tensor) -> Tensor:
+    if torch.is_grad_enabled():
+        compiling = torch.compiler.is_compiling()
+        function = _PathAccumulate if compiling else _PathAccumulateWithTangent
+        total: Tensor = function.apply(grads, weights)
     else:
         total = torch.ops.pyxai_fast.path_accumulate.default(grads, weights, None, None, None)
-    return total if dtype is None else total.to(dtype)
+    return total
 
 
 # --- derivatives ---------------------------------------------------------------------------------
 #
 # Written as autograd.Function with setup_context because register_autograd does not work under
-# torch.func. Each backward calls the public ops, so it can itself be differentiated.
+# torch.func. Each backward calls the public ops, so it can itself be differentiated. Both ops are
+# linear in every tensor that has derivatives, so the tangent is the op at the tangents.
+# torch.compile does not trace a Function with a jvp, so forward mode is a subclass it never sees.
 
 
 class _PathPoints(torch.autograd.Function):
@@ -177,6 +199,8 @@ class _PathPoints(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:4])
+        ctx.save_for_forward(*inputs[:4])
+        ctx.dtype, ctx.memory_format = inputs[5:]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -198,6 +222,31 @@ class _PathPoints(torch.autograd.Function):
         return grad_inputs, grad_baselines, grad_alphas, None, None, None, None
 
 
+class _PathPointsWithTangent(_PathPoints):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        inputs, baselines, alphas, scale = ctx.saved_tensors
+        along_inputs, along_baselines, along_alphas = tangents[:3]
+        dtype = ctx.dtype or inputs.dtype
+        zero = torch.zeros((), dtype=inputs.dtype, device=inputs.device)
+        no_shift = None if scale is None else torch.zeros_like(scale)
+        tangent = torch.zeros((), dtype=dtype, device=inputs.device)
+        if along_inputs is not None or along_baselines is not None:
+            tangent = path_points(
+                torch.zeros_like(inputs) if along_inputs is None else along_inputs,
+                zero if along_baselines is None else along_baselines,
+                alphas,
+                scale=scale,
+                shift=no_shift,
+                dtype=dtype,
+            )
+        if along_alphas is not None:
+            step = step_of(inputs, baselines, scale)
+            moved = by_step(along_alphas, inputs, step.dtype) * step
+            tangent = tangent + moved.flatten(0, 1).to(dtype)
+        return tangent.contiguous(memory_format=ctx.memory_format or torch.contiguous_format)
+
+
 class _PathAccumulate(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -211,6 +260,7 @@ class _PathAccumulate(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -226,9 +276,22 @@ class _PathAccumulate(torch.autograd.Function):
         return grad_grads, grad_weights
 
 
+class _PathAccumulateWithTangent(_PathAccumulate):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        grads, weights = ctx.saved_tensors
+        along_grads, along_weights = tangents
+        parts = []
+        if along_grads is not None:
+            parts.append(path_accumulate(along_grads, weights))
+        if along_weights is not None:
+            parts.append(path_accumulate(grads, along_weights))
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+
 def _sum_features(products: Tensor, like: Tensor) -> Tensor:
     """[S, B, ...] summed to the shape of coefficients [S] or [S, B]."""
-    return products.flatten(like.dim()).sum(-1).to(like.dtype)
+    return products.reshape(*products.shape[: like.dim()], -1).sum(-1).to(like.dtype)
 
 
 # --- declarations --------------------------------------------------------------------------------
@@ -258,14 +321,11 @@ def _fake_sum(
     baselines: Tensor | None = None,
     scale: Tensor | None = None,
 ) -> Tensor:
-    shape = (grads.shape[0] // weights.shape[0], *grads.shape[1:])
-    channels_last = grads.dim() == 4 and not grads.is_contiguous()
-    channels_last = channels_last and grads.is_contiguous(memory_format=torch.channels_last)
     return torch.empty(
-        shape,
+        (grads.shape[0] // weights.shape[0], *grads.shape[1:]),
         dtype=compute_dtype(grads.dtype),
         device=grads.device,
-        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+        memory_format=memory_format_of(grads),
     )
 
 
@@ -383,10 +443,6 @@ define(
 # --- checks --------------------------------------------------------------------------------------
 
 
-def _any_requires_grad(*tensors: Tensor) -> bool:
-    return any(tensor.requires_grad for tensor in tensors)
-
-
 def _baselines_tensor(op: str, inputs: Tensor, baselines: Tensor | float) -> Tensor:
     if isinstance(baselines, Tensor):
         return baselines
@@ -409,7 +465,7 @@ def _check_same_device(op: str, name: str, tensor: Tensor, like: Tensor) -> None
         raise ValueError(f"{op}: {name} must be on {like.device}, got {tensor.device}")
 
 
-def _check_floating(op: str, name: str, tensor: Tensor) -> None:
+def _check_floating(op: str, name: str, tensor: Any) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
     if tensor.dtype not in FLOATING:
@@ -435,7 +491,10 @@ def _check_ends(
     for name, constants in (("scale", scale), ("shift", shift)):
         if constants is None:
             continue
+        _check_floating(op, name, constants)
         _check_same_device(op, name, constants, inputs)
+        if constants.requires_grad:
+            raise ValueError(f"{op}: {name} must not require grad, got a tensor that does")
         if inputs.dim() < 2 or constants.shape != inputs.shape[1:2]:
             raise ValueError(
                 f"{op}: {name} must have shape [C], C = the inputs' dimension 1, got "
@@ -458,13 +517,31 @@ def _check_points(
     alphas: Tensor,
     scale: Tensor | None,
     shift: Tensor | None,
-    out: Tensor | None,
 ) -> None:
     op = "path_points"
     _check_ends(op, inputs, baselines, scale, shift)
     _check_coefficients(op, "alphas", alphas, inputs.shape[0], inputs)
     if (scale is None) != (shift is None):
         raise ValueError(f"{op}: scale and shift must be given together, got one")
+
+
+def _check_written(
+    inputs: Tensor,
+    alphas: Tensor,
+    dtype: torch.dtype | None,
+    memory_format: torch.memory_format | None,
+    out: Tensor | None,
+) -> None:
+    op = "path_points"
+    if dtype is not None and dtype not in FLOATING:
+        raise TypeError(f"{op}: dtype must be float16, bfloat16, float32 or float64, got {dtype}")
+    possible: list[torch.memory_format | None] = [None, torch.contiguous_format]
+    possible += {4: [torch.channels_last], 5: [torch.channels_last_3d]}.get(inputs.dim(), [])
+    if memory_format not in possible:
+        raise ValueError(
+            f"{op}: memory_format must be one of {possible} for inputs with {inputs.dim()} "
+            f"dimensions, got {memory_format}"
+        )
     if out is None:
         return
     _check_floating(op, "out", out)
@@ -472,15 +549,22 @@ def _check_points(
     shape = [alphas.shape[0] * inputs.shape[0], *inputs.shape[1:]]
     if list(out.shape) != shape:
         raise ValueError(f"{op}: out must have shape {shape}, got {list(out.shape)}")
-    if out.requires_grad:
+    _check_writable(op, "out", out)
+
+
+def _check_writable(op: str, name: str, tensor: Tensor) -> None:
+    if tensor.requires_grad:
+        raise ValueError(f"{op}: {name} must not require grad, got a tensor that does")
+    if not tensor.is_contiguous(memory_format=memory_format_of(tensor)):
         raise ValueError(
-            f"{op}: out must not require grad (write first, then require it), got True"
+            f"{op}: {name} must be contiguous or channels_last, got strides {tensor.stride()}"
         )
 
 
 def _check_sum(grads: Tensor, weights: Tensor, total: Tensor | None) -> None:
     op = "path_accumulate"
     _check_floating(op, "grads", grads)
+    _check_floating(op, "weights", weights)
     if weights.dim() == 0 or weights.shape[0] == 0:
         raise ValueError(f"{op}: weights must have at least one step, got {list(weights.shape)}")
     steps = weights.shape[0]
@@ -493,9 +577,11 @@ def _check_sum(grads: Tensor, weights: Tensor, total: Tensor | None) -> None:
     _check_coefficients(op, "weights", weights, batch, grads)
     if total is None:
         return
+    _check_floating(op, "total", total)
     _check_same_device(op, "total", total, grads)
     if total.dtype != torch.float64 or total.shape != (batch, *grads.shape[1:]):
         raise ValueError(
             f"{op}: total must be float64 of shape {[batch, *grads.shape[1:]]}, got "
             f"{total.dtype} {list(total.shape)}"
         )
+    _check_writable(op, "total", total)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..errors import ArgumentError
 from .path import Affine
 from .straight_line import StraightTrace
 
@@ -14,7 +15,7 @@ class GaussianNeighbourhood:
     """n_steps copies x + sigma * noise, noise ~ N(0, 1), each with weight 1 / n_steps.
 
     Smilkov et al., "SmoothGrad: removing noise by adding noise" (2017), equation 1. The noise of a
-    sample is drawn for the whole batch from (seed, sample), so chunks do not change it.
+    sample is drawn from (seed, sample, example), so chunks do not change it.
 
     Args:
         sigma: standard deviation of the noise, in the units of the inputs.
@@ -22,8 +23,10 @@ class GaussianNeighbourhood:
     """
 
     def __init__(self, sigma: float, seed: int = 0) -> None:
-        if not sigma >= 0:
-            raise ValueError(f"GaussianNeighbourhood: sigma must be >= 0, got {sigma!r}")
+        if not isinstance(sigma, (int, float)) or not sigma >= 0:
+            raise ArgumentError(
+                f"GaussianNeighbourhood: sigma must be a number >= 0, got {sigma!r}"
+            )
         self.sigma = sigma
         self.seed = seed
 
@@ -58,13 +61,19 @@ class NoisyTrace(StraightTrace):
         self.seed = seed
         self.stream = stream
 
-    def _noise(self, step: int) -> Tensor:
-        # One generator a sample: its noise depends on nothing but (seed, stream, sample).
-        state = (self.seed * 1_000_003 + self.stream) * 1_000_003 + step
-        generator = torch.Generator(self.inputs.device).manual_seed(state % 2**63)
-        return torch.randn(
-            self.inputs.shape, dtype=torch.float32, device=self.inputs.device, generator=generator
+    def _noise(self, step: int, examples: slice) -> Tensor:
+        # One generator a sample of an example: its noise depends on nothing but (seed, stream,
+        # sample, example), so no chunk draws what another one needs.
+        noise = torch.empty(
+            self.inputs[examples].shape, dtype=torch.float32, device=self.inputs.device
         )
+        generator = torch.Generator(self.inputs.device)
+        for row, example in zip(noise, range(examples.start, examples.stop), strict=True):
+            state = self.seed
+            for part in (self.stream, step, example):
+                state = (state * 6_364_136_223_846_793_005 + part + 1) % 2**63
+            row.normal_(generator=generator.manual_seed(state))
+        return noise
 
     def points(
         self, examples: slice, steps: slice, memory_format: torch.memory_format, out: Tensor | None
@@ -74,7 +83,7 @@ class NoisyTrace(StraightTrace):
         zero = torch.zeros((), dtype=inputs.dtype, device=inputs.device)
         copies = [
             ops.path_points(
-                torch.add(inputs, self._noise(step)[examples], alpha=self.sigma),
+                torch.add(inputs, self._noise(step, examples), alpha=self.sigma),
                 zero,
                 one,
                 scale=self.scale,

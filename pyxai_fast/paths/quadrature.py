@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..errors import ArgumentError
 
 
 def _riemann_left(n: int) -> tuple[Tensor, Tensor]:
@@ -59,13 +62,18 @@ def quadrature(method: str, n_steps: int) -> tuple[Tensor, Tensor]:
     "riemann_right", "riemann_trapezoid" are captum's, to its numbers; "trapezoid" is normalised.
     """
     check_quadrature(method, n_steps)
-    return QUADRATURES[method](n_steps)
+    return QUADRATURES[method](operator.index(n_steps))
 
 
-def check_quadrature(method: str, n_steps: int) -> None:
+def check_quadrature(method: str, n_steps: int, name: str = "n_steps") -> None:
+    """Raises ArgumentError; `name` is what the caller calls the number of steps."""
     if method not in QUADRATURES:
-        raise ValueError(
+        raise ArgumentError(
             f"quadrature: method must be one of {', '.join(QUADRATURES)}, got {method!r}"
         )
-    if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
-        raise ValueError(f"quadrature: n_steps must be an integer >= 1, got {n_steps!r}")
+    try:
+        valid = not isinstance(n_steps, bool) and operator.index(n_steps) >= 1
+    except TypeError:
+        valid = False
+    if not valid:
+        raise ArgumentError(f"attribute: {name} must be an integer >= 1, got {n_steps!r}")

@@ -32,6 +32,16 @@ def step_of(inputs: Tensor, baselines: Tensor, scale: Tensor | None = None) -> T
     return step if scale is None else step * by_channel(scale, inputs, dtype)
 
 
+def memory_format_of(tensor: Tensor) -> torch.memory_format:
+    """The dense format that a tensor has; contiguous where it has none."""
+    if tensor.is_contiguous():
+        return torch.contiguous_format
+    for dims, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if tensor.dim() == dims and tensor.is_contiguous(memory_format=memory_format):
+            return memory_format
+    return torch.contiguous_format
+
+
 def path_points(
     inputs: Tensor,
     baselines: Tensor,
@@ -81,7 +91,10 @@ def path_accumulate(
     baselines: Tensor | None = None,
     scale: Tensor | None = None,
 ) -> Tensor:
-    total = torch.zeros_like(grads[: grads.shape[0] // weights.shape[0]], dtype=torch.float64)
+    shape = (grads.shape[0] // weights.shape[0], *grads.shape[1:])
+    total = torch.empty(
+        shape, dtype=torch.float64, device=grads.device, memory_format=memory_format_of(grads)
+    ).zero_()
     path_accumulate_out(grads, weights, total=total)
     if inputs is not None and baselines is not None:
         total *= step_of(inputs, baselines, scale)

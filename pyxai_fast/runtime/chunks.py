@@ -1,4 +1,4 @@
-"""Cutting the work into chunks that fit, and halving them when they do not.
+"""Cutting the work into chunks that fit, and into smaller ones when they do not.
 
 The work is a grid of examples x steps, and a chunk a rectangle of it: one model call. Chunks visit
 each example's steps in ascending order, and a kernel's sums follow that order, so the numbers do
@@ -7,23 +7,27 @@ not depend on the chunks; only speed and memory do.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-# Rows of a chunk are bounded by what they make the model keep for its backward pass. On a CPU more
-# is slower: measured on two conv nets at 3x224x224, time per row is lowest while that stays within
-# the last-level cache and below 32 MB an allocation (where malloc starts to map and unmap pages),
-# and has doubled at ten times that.
-CPU_CHUNK_BYTES = 48 * 2**20
-# On a GPU, the share of the free memory.
+from .cost import Cost
+from .memory import is_out_of_memory, measured_bytes
+
+# What a chunk may make the model write, forward and backward together. More is slower on a CPU:
+# measured on two conv nets at 3x224x224, time per row is lowest while a chunk's activations stay
+# near the last-level cache, with single allocations below 32 MB (where malloc starts to map and
+# unmap pages), and doubles at ten times that.
+CPU_CHUNK_BYTES = 96 * 2**20
+# On a GPU, the share of the free memory that a chunk may take at its peak.
 CUDA_CHUNK_SHARE = 0.5
-# Rows of the first chunk, of which nothing is known yet: as many as have 2 MB of inputs.
+# Rows of the first chunk, of which nothing is known yet: these, or as many as have 2 MB of inputs.
+FIRST_CHUNK_ROWS = 64
 FIRST_CHUNK_BYTES = 2 * 2**20
 
 
@@ -36,82 +40,37 @@ class Chunk:
     def rows(self) -> int:
         return length(self.examples) * length(self.steps)
 
-    def halves(self) -> tuple[Chunk, Chunk]:
-        """The chunk in two, earlier steps first; of one step, in two blocks of examples."""
-        if length(self.steps) > 1:
-            first, second = halve(self.steps)
-            return Chunk(self.examples, first), Chunk(self.examples, second)
-        first, second = halve(self.examples)
-        return Chunk(first, self.steps), Chunk(second, self.steps)
-
 
 def length(part: slice) -> int:
     return int(part.stop) - int(part.start)
 
 
-def halve(part: slice) -> tuple[slice, slice]:
-    middle = part.start + length(part) // 2
-    return slice(part.start, middle), slice(middle, part.stop)
-
-
-def chunks(batch: int, steps: int, rows: Callable[[], int]) -> Iterator[Chunk]:
-    """Chunks that cover batch x steps, of at most rows() rows each; rows() is asked every time.
+def chunks(work: Chunk, rows: Callable[[], int]) -> Iterator[Chunk]:
+    """Chunks that cover a rectangle of work, of at most rows() rows each; asked for every chunk.
 
     Examples are taken in blocks of nearly equal size that fit, all steps of one block after the
     other, as many steps at a time as fit.
     """
-    begin = 0
-    while begin < batch:
-        left = batch - begin
+    begin = work.examples.start
+    while begin < work.examples.stop:
+        left = work.examples.stop - begin
         end = begin + ceil_div(left, ceil_div(left, rows()))
-        done = 0
-        while done < steps:
+        done = work.steps.start
+        while done < work.steps.stop:
             fit = rows()
-            count = min(max(1, fit // (end - begin)), steps - done)
+            count = min(max(1, fit // (end - begin)), work.steps.stop - done)
             # After memory ran out, even one step of the block may not fit at once.
-            for first in range(begin, end, fit):
-                yield Chunk(slice(first, min(end, first + fit)), slice(done, done + count))
+            first = begin
+            while first < end:
+                last = min(end, first + rows())
+                yield Chunk(slice(first, last), slice(done, done + count))
+                first = last
             done += count
         begin = end
 
 
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
-
-
-@dataclass
-class SavedBytes:
-    total: int = 0
-
-
-@contextmanager
-def count_saved_bytes(module: nn.Module | None) -> Iterator[SavedBytes]:
-    """Counts what autograd keeps for the backward pass within the block, weights not included."""
-    counted = SavedBytes()
-    seen: set[int] = set()
-    if module is not None:
-        for tensor in (*module.parameters(), *module.buffers()):
-            seen.add(tensor.untyped_storage().data_ptr())
-
-    def pack(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter) and tensor.layout == torch.strided:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in seen:
-                seen.add(storage.data_ptr())
-                counted.total += storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield counted
-
-
-def budget(device: torch.device) -> int:
-    """Bytes that a chunk may take on a device."""
-    if device.type != "cuda":
-        return CPU_CHUNK_BYTES
-    free, _ = torch.cuda.mem_get_info(device)
-    reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int((free + reusable) * CUDA_CHUNK_SHARE)
 
 
 # Measured bytes per row, by model and by the shape of its inputs.
@@ -131,7 +90,6 @@ class ChunkPlanner:
         self.device = inputs[0].device
         self.row_bytes = sum(x[0].numel() * x.element_size() for x in inputs if x.shape[0])
         self.max_rows = max_rows
-        self.limit: int | None = None  # lowered when memory runs out
         self._key = (self.device, *((x.shape[1:], x.dtype) for x in inputs))
         try:
             self._costs = _known_costs.setdefault(owner, {})
@@ -142,27 +100,64 @@ class ChunkPlanner:
     def measured(self) -> bool:
         return self._key in self._costs
 
-    def learn(self, saved_bytes: int, rows: int) -> None:
-        """Takes in what a chunk of `rows` rows made the model keep."""
-        # Points and their gradients come on top.
-        self._costs[self._key] = max(1, saved_bytes // rows + 2 * self.row_bytes)
+    def learn(self, written: int, rows: int) -> None:
+        """Takes in what a chunk of `rows` rows made the model write; points come on top."""
+        self._costs[self._key] = max(1, ceil_div(written, rows) + self.row_bytes)
+
+    def shrink(self, rows: int) -> None:
+        """Called when a chunk of `rows` rows did not fit: from now on at most half as many."""
+        self._costs[self._key] = ceil_div(self._budget(), max(1, rows // 2))
 
     def rows(self) -> int:
         if self.measured:
-            rows = budget(self.device) // self._costs[self._key]
+            rows = self._budget() // self._costs[self._key]
         else:
-            rows = FIRST_CHUNK_BYTES // max(1, self.row_bytes)
-        for bound in (self.max_rows, self.limit):
-            if bound is not None:
-                rows = min(rows, bound)
+            rows = min(FIRST_CHUNK_ROWS, FIRST_CHUNK_BYTES // max(1, self.row_bytes))
+        if self.max_rows is not None:
+            rows = min(rows, self.max_rows)
         return max(1, rows)
 
-    def halve(self, rows: int) -> None:
-        """Called when a chunk of `rows` rows did not fit."""
-        self.limit = max(1, rows // 2)
+    def _budget(self) -> int:
+        if self.device.type != "cuda":
+            return CPU_CHUNK_BYTES
+        free, _ = torch.cuda.mem_get_info(self.device)
+        reusable = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(
+            self.device
+        )
+        return int((free + reusable) * CUDA_CHUNK_SHARE)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+def run_chunks(
+    work: Chunk,
+    planner: ChunkPlanner,
+    run: Callable[[Chunk], None],
+    cost: Cost,
+    done: Callable[[int], object] = lambda rows: None,
+    measure: bool = True,
+) -> None:
+    """Runs all of the work, in chunks that the planner sizes and memory allows.
+
+    `run` must change nothing when it raises. It is measured once for each model and shape of
+    inputs; `measure=False` leaves that to another call. `done` is told the rows of each chunk.
+    """
+    for chunk in chunks(work, planner.rows):
+        try:
+            if measure and not planner.measured:
+                planner.learn(
+                    measured_bytes(functools.partial(run, chunk), planner.device), chunk.rows
+                )
+            else:
+                run(chunk)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or chunk.rows == 1:
+                raise
+        else:
+            cost.rows_per_chunk = max(chunk.rows, cost.rows_per_chunk)
+            done(chunk.rows)
+            continue
+        # Here the exception, and with it the failed chunk's graph, is gone.
+        cost.out_of_memory += 1
+        planner.shrink(chunk.rows)
+        if planner.device.type == "cuda":
+            torch.cuda.empty_cache()
+        run_chunks(chunk, planner, run, cost, done, measure)

@@ -17,6 +17,7 @@ class Cost:
         seconds: wall time of the whole call, model included.
         rows_per_chunk: the most rows that were sent through the model at once.
         memory_format: of the model inputs, "contiguous" or "channels_last".
+        backend: what ran the kernels: "cpu (avx512)", "cuda", "reference"...
         out_of_memory: how often a chunk was halved for lack of memory.
     """
 
@@ -26,6 +27,7 @@ class Cost:
     seconds: float = 0.0
     rows_per_chunk: int = 0
     memory_format: str = "contiguous"
+    backend: str = "reference"
     out_of_memory: int = 0
 
     def as_dict(self) -> dict[str, Any]:

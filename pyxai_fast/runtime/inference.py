@@ -23,11 +23,9 @@ def outside_inference_mode(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not torch.is_inference_mode_enabled():
-            # Inference tensors live on outside the mode that made them.
-            return function(*_ordinary(args), **_ordinary(kwargs))
         with torch.inference_mode(False):
             try:
+                # Also outside the mode: inference tensors live on after it.
                 return function(*_ordinary(args), **_ordinary(kwargs))
             except RuntimeError as error:
                 if "Inference tensors cannot be saved for backward" in str(error):

@@ -36,45 +36,51 @@ def choose_memory_format(
     module: nn.Module | None,
     inputs: tuple[Tensor, ...],
     rows: int,
+    max_rows: int | None,
     run: Callable[[tuple[Tensor, ...]], object],
-) -> tuple[str, int]:
-    """The format to use, and the rows spent on finding out.
+) -> str:
+    """The format to use for `rows` rows of work, asked `max_rows` at a time at most.
 
     "auto" measures `run` (one evaluation of the model on a few rows) in both formats when there are
     images to gain on, work enough, and a module in eval mode, which a trial run cannot change.
-    Other models are given contiguous inputs.
+    Other models are given contiguous inputs, and so are models that fail on channels_last ones
+    (`x.view` of a flattened feature map does).
     """
     if wish != "auto":
-        return wish, 0
+        return wish
     images = [x for x in inputs if x.dim() == 4 and x.shape[1] > 1]
     if not images or module is None or any(part.training for part in module.modules()):
-        return "contiguous", 0
+        return "contiguous"
     key = (inputs[0].device, *((x.shape[1:], x.dtype) for x in inputs), torch.get_num_threads())
     known = _choices.setdefault(module, {})
     if key in known:
-        return known[key], 0
+        return known[key]
     if rows < MIN_ROWS or max(x[0].numel() for x in images) < MIN_FEATURES:
-        return "contiguous", 0
+        return "contiguous"
+    known[key] = "channels_last" if _is_faster(inputs, max_rows, run) else "contiguous"
+    return known[key]
+
+
+def _is_faster(
+    inputs: tuple[Tensor, ...],
+    max_rows: int | None,
+    run: Callable[[tuple[Tensor, ...]], object],
+) -> bool:
+    """Whether channels_last beats contiguous by the margin."""
+    count = min(PROBE_ROWS, PROBE_ROWS if max_rows is None else max_rows, inputs[0].shape[0])
     seconds = {name: float("inf") for name in FORMATS}
-    trials = {name: _trial_inputs(inputs, name) for name in FORMATS}
-    spent = 0
-    for _ in range(2):  # the first round warms up, and the faster one counts
-        for name, trial in trials.items():
-            seconds[name] = min(seconds[name], _time(run, trial))
-            spent += trial[0].shape[0]
-    faster = seconds["channels_last"] < MARGIN * seconds["contiguous"]
-    known[key] = "channels_last" if faster else "contiguous"
-    return known[key], spent
-
-
-def _trial_inputs(inputs: tuple[Tensor, ...], name: str) -> tuple[Tensor, ...]:
-    rows = min(PROBE_ROWS, inputs[0].shape[0])
-    return tuple(
-        x[:rows].contiguous(
-            memory_format=FORMATS[name] if x.dim() == 4 else torch.contiguous_format
-        )
-        for x in inputs
-    )
+    try:
+        for _ in range(2):  # the first round warms up, and the faster one counts
+            for name, memory_format in FORMATS.items():
+                trial = tuple(
+                    x[:count].contiguous(memory_format=memory_format) if x.dim() == 4 else x[:count]
+                    for x in inputs
+                )
+                seconds[name] = min(seconds[name], _time(run, trial))
+    except (RuntimeError, MemoryError):
+        # What is really wrong with the model, the work itself will say.
+        return False
+    return seconds["channels_last"] < MARGIN * seconds["contiguous"]
 
 
 def _time(run: Callable[[tuple[Tensor, ...]], object], inputs: tuple[Tensor, ...]) -> float:

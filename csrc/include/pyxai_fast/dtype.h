@@ -70,15 +70,16 @@ PYXAI_FAST_INLINE float widen(Float16 value) {
 #if defined(__CUDA_ARCH__)
   return __half2float(bit_cast<__half>(value.bits));
 #else
-  // Shift the 15 magnitude bits under a float's exponent and rescale by 2^112: exact for normal
-  // and subnormal values alike, because both formats are the same numbers at another exponent bias.
   const uint32_t magnitude = value.bits & 0x7fffu;
-  const float scaled = bit_cast<float>(magnitude << 13) * bit_cast<float>(uint32_t{0x77800000});
-  // Infinity and NaN have the exponent 31, which the rescaling reads as an ordinary number.
-  const uint32_t special = 0x7f800000u | (magnitude << 13);
-  const uint32_t finite = bit_cast<uint32_t>(scaled);
-  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
-  return bit_cast<float>((magnitude >= 0x7c00u ? special : finite) | sign);
+  // Normal values: the same bits under an exponent that is biased by 112 more.
+  const uint32_t normal = (magnitude << 13) + 0x38000000u;
+  // Subnormal ones are multiples of 2^-24. No float on the way is subnormal, so the result does not
+  // depend on whether the processor flushes those to zero.
+  const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
+  const uint32_t special = 0x7f800000u | (magnitude << 13);  // infinity and NaN
+  uint32_t bits = magnitude < 0x0400u ? bit_cast<uint32_t>(subnormal) : normal;
+  bits = magnitude >= 0x7c00u ? special : bits;
+  return bit_cast<float>(bits | (static_cast<uint32_t>(value.bits & 0x8000u) << 16));
 #endif
 }
 

@@ -1,0 +1,70 @@
+"""How much memory a piece of work takes, and whether there was enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class _WrittenBytes(TorchDispatchMode):
+    """Adds up the storages that ops make: every activation, its gradient and temporaries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        results = func(*args, **(kwargs or {}))
+        # A result that lies in an argument's storage is a view or in place, and nothing new.
+        old = {_storage(leaf) for leaf in tree_leaves((args, kwargs))}
+        new = {_storage(leaf) for leaf in tree_leaves(results)} - old
+        self.total += sum(size for _, size in new)
+        return results
+
+
+def _storage(leaf: Any) -> tuple[int, int]:
+    if not isinstance(leaf, Tensor) or leaf.layout != torch.strided:
+        return 0, 0
+    storage = leaf.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
+
+
+def measured_bytes(work: Callable[[], None], device: torch.device) -> int:
+    """Runs `work` once, and returns the bytes it takes: on a GPU at its peak, on a CPU in all.
+
+    On a CPU every byte written counts, because what chunks are sized for is the cache. Work that
+    cannot be watched (some compiled and transformed functions) is run unwatched, for 0 bytes.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return int(torch.cuda.max_memory_allocated(device) - before)
+    try:
+        with _WrittenBytes() as written:
+            work()
+    except (RuntimeError, NotImplementedError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise
+        work()
+        return 0
+    return int(written.total)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any of torch's allocators and libraries."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    texts = ("out of memory", "allocate memory", "enough memory", "ALLOC_FAILED", "bad_alloc")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
