@@ -30,8 +30,7 @@ test: $(VENV)/.installed
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed
-	$(PY) -m pytest -o python_files='bench_*.py' --benchmark-only benchmarks $(PYTEST_ARGS)
-	$(PY) benchmarks/bench_integrated_gradients.py
+	$(PY) benchmarks/run.py
 
 lint: lint-style lint-format lint-cpp lint-types
 

@@ -30,6 +30,10 @@ CUDA_CHUNK_SHARE = 0.5
 FIRST_CHUNK_ROWS = 64
 FIRST_CHUNK_BYTES = 2 * 2**20
 
+# Steps of an example that are worth having in one chunk: its sums, eight bytes a feature, are read
+# and written once for all of them.
+STEPS_TOGETHER = 4
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -48,13 +52,14 @@ def length(part: slice) -> int:
 def chunks(work: Chunk, rows: Callable[[], int]) -> Iterator[Chunk]:
     """Chunks that cover a rectangle of work, of at most rows() rows each; asked for every chunk.
 
-    Examples are taken in blocks of nearly equal size that fit, all steps of one block after the
-    other, as many steps at a time as fit.
+    Examples are taken in blocks of nearly equal size, small enough for some steps of a block to fit
+    together; all steps of one block come after the other, as many at a time as fit.
     """
+    together = min(STEPS_TOGETHER, length(work.steps))
     begin = work.examples.start
     while begin < work.examples.stop:
         left = work.examples.stop - begin
-        end = begin + ceil_div(left, ceil_div(left, rows()))
+        end = begin + ceil_div(left, ceil_div(left, max(1, rows() // together)))
         done = work.steps.start
         while done < work.steps.stop:
             fit = rows()

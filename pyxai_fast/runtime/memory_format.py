@@ -17,9 +17,12 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 MARGIN = 0.9
 # Smaller inputs have little to win.
 MIN_FEATURES = 16 * 1024
-# The measurement costs 16 rows; less work than twice that is not worth it.
+# Each format is tried several times and its fastest trial counts, because a trial takes
+# milliseconds and a busy moment of the machine can triple one.
+TRIALS = 4
+TRIAL_ROWS = 4
+# Less work than the trials themselves is not worth them.
 MIN_ROWS = 32
-PROBE_ROWS = 4
 
 _choices: weakref.WeakKeyDictionary[nn.Module, dict[Any, str]] = weakref.WeakKeyDictionary()
 
@@ -67,10 +70,10 @@ def _is_faster(
     run: Callable[[tuple[Tensor, ...]], object],
 ) -> bool:
     """Whether channels_last beats contiguous by the margin."""
-    count = min(PROBE_ROWS, PROBE_ROWS if max_rows is None else max_rows, inputs[0].shape[0])
+    count = min(TRIAL_ROWS, TRIAL_ROWS if max_rows is None else max_rows, inputs[0].shape[0])
     seconds = {name: float("inf") for name in FORMATS}
     try:
-        for _ in range(2):  # the first round warms up, and the faster one counts
+        for _ in range(TRIALS):
             for name, memory_format in FORMATS.items():
                 trial = tuple(
                     x[:count].contiguous(memory_format=memory_format) if x.dim() == 4 else x[:count]
