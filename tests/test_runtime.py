@@ -183,7 +183,7 @@ def test_trials_are_real_runs_within_the_callers_rows(max_rows: int | None) -> N
         seen.append((len(inputs[0]), inputs[0].is_contiguous(memory_format=torch.channels_last)))
 
     choose_memory_format("auto", conv_net(), IMAGES, 400, max_rows, run)
-    assert seen == [(max_rows or 4, False), (max_rows or 4, True)] * 4
+    assert seen == [(max_rows or 8, False), (max_rows or 8, True)] * 2
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@
 namespace pyxai_fast {
 namespace {
 
-// Features a unit of work covers: its buffers stay in the first-level cache, and a unit's share of
-// each step is one page of floats.
-constexpr int64_t kTile = 4096;
+// Features a unit of work covers: the buffers of a unit, up to five, take half of a first-level cache
+// of 48 KB at most, and a unit's share of each step is one page of floats.
+constexpr int64_t kTile = 1024;
 
 PYXAI_FAST_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -26,6 +26,20 @@ PYXAI_FAST_INLINE Tile tile_of(int64_t unit, int64_t features) {
   return {unit / per_row, begin, left < kTile ? left : kTile};
 }
 
+// Where nothing depends on the example but the data, the batch is one long row: tiles of short rows
+// would be too short for the vector units, and too many.
+template <typename Args>
+PYXAI_FAST_INLINE Args as_one_row(Args args, Strides2 coefficients) {
+  const Strides2 strides = args.baseline_strides;
+  const bool one_baseline = strides.row == 0 && strides.column == 0;
+  const bool dense = strides.row == args.features && strides.column == 1;
+  if (coefficients.column == 0 && (args.baselines == nullptr || one_baseline || dense)) {
+    args.features *= args.batch;
+    args.batch = 1;
+  }
+  return args;
+}
+
 template <typename Storage, typename Compute>
 PYXAI_FAST_INLINE void load_baselines(const void* baselines, Strides2 strides, Tile tile,
                                       Compute* to) {
@@ -40,6 +54,18 @@ template <typename Compute>
 PYXAI_FAST_INLINE void spread_channels(const double* constants, Channels channels, Tile tile,
                                        Compute* to) {
   int64_t channel = channel_of(channels, tile.begin);
+  if (channels.inner == 1) {  // channels_last: one period, then copies of all that is there
+    const int64_t period = channels.count < tile.count ? channels.count : tile.count;
+    for (int64_t i = 0; i < period; ++i) {
+      to[i] = static_cast<Compute>(constants[channel]);
+      channel = channel + 1 == channels.count ? 0 : channel + 1;
+    }
+    for (int64_t filled = period; filled < tile.count; filled *= 2) {
+      const int64_t left = tile.count - filled;
+      __builtin_memcpy(to + filled, to, sizeof(Compute) * (left < filled ? left : filled));
+    }
+    return;
+  }
   int64_t left = channels.inner - tile.begin % channels.inner;
   for (int64_t i = 0; i < tile.count;) {
     const int64_t run = left < tile.count - i ? left : tile.count - i;
@@ -154,7 +180,8 @@ void times_step(const PathAccumulate& args, Tile tile, double* total) {
 
 namespace PYXAI_FAST_ISA_NAMESPACE {
 
-void path_points(const PathPoints& args, int64_t begin, int64_t end) {
+void path_points(const PathPoints& given, int64_t begin, int64_t end) {
+  const PathPoints args = as_one_row(given, given.alpha_strides);
   with_dtype(args.dtype, [&](auto storage) {
     with_dtype(args.point_dtype, [&](auto point) {
       points_of_units<decltype(storage), decltype(point)>(args, begin, end);
@@ -162,7 +189,8 @@ void path_points(const PathPoints& args, int64_t begin, int64_t end) {
   });
 }
 
-void path_accumulate(const PathAccumulate& args, int64_t begin, int64_t end) {
+void path_accumulate(const PathAccumulate& given, int64_t begin, int64_t end) {
+  const PathAccumulate args = as_one_row(given, given.weight_strides);
   alignas(64) double buffer[kTile];
   for (int64_t unit = begin; unit < end; ++unit) {
     const Tile tile = tile_of(unit, args.features);
@@ -203,11 +231,13 @@ Work tiled_work(int64_t steps, int64_t batch, int64_t features) {
 
 }  // namespace
 
-Work path_points_work(const PathPoints& args) {
+Work path_points_work(const PathPoints& given) {
+  const PathPoints args = as_one_row(given, given.alpha_strides);
   return tiled_work(args.steps, args.batch, args.features);
 }
 
-Work path_accumulate_work(const PathAccumulate& args) {
+Work path_accumulate_work(const PathAccumulate& given) {
+  const PathAccumulate args = as_one_row(given, given.weight_strides);
   return tiled_work(args.steps, args.batch, args.features);
 }
 

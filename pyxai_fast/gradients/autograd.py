@@ -37,11 +37,7 @@ class Autograd:
                 )
             # The sum, not the mean: every row's own slope, whatever the number of rows.
             grads = torch.autograd.grad(
-                values,
-                points,
-                torch.ones_like(values),
-                create_graph=create_graph,
-                allow_unused=True,
+                values.sum(), points, create_graph=create_graph, allow_unused=True
             )
         return tuple(
             torch.zeros_like(point) if grad is None else grad

@@ -53,6 +53,11 @@ class StraightTrace:
     def points(
         self, examples: slice, steps: slice, memory_format: torch.memory_format, out: Tensor | None
     ) -> Tensor:
+        if out is not None:
+            # Brought into the order of the points once, not again for every chunk.
+            self.inputs = self.inputs.contiguous(memory_format=memory_format)
+            if self.baselines.dim() > 0 and self.baselines.shape[0] > 1:
+                self.baselines = self.baselines.contiguous(memory_format=memory_format)
         return ops.path_points(
             self.inputs[examples],
             self._baselines(examples),

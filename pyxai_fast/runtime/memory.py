@@ -18,6 +18,11 @@ class _WrittenBytes(TorchDispatchMode):
         super().__init__()
         self.total = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # torch's way to say that this mode does not care; saying so saves importing the compiler.
+        return False
+
     def __torch_dispatch__(
         self,
         func: Any,

@@ -19,8 +19,8 @@ MARGIN = 0.9
 MIN_FEATURES = 16 * 1024
 # Each format is tried several times and its fastest trial counts, because a trial takes
 # milliseconds and a busy moment of the machine can triple one.
-TRIALS = 4
-TRIAL_ROWS = 4
+TRIALS = 2
+TRIAL_ROWS = 8
 # Less work than the trials themselves is not worth them.
 MIN_ROWS = 32
 
