@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from backends import backend as backend  # every test file has the fixture
 from hypothesis import HealthCheck, settings
 
 from pyxai_fast import ops

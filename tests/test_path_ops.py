@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -31,22 +30,9 @@ def affine_of(inputs: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-@pytest.fixture(params=ops.available_cpu_isas() or [None])
-def isa(request: pytest.FixtureRequest) -> Iterator[str | None]:
-    """Every instruction set that this processor has."""
-    if request.param is None:
-        yield None
-        return
-    before = ops.cpu_isa()
-    ops.set_cpu_isa(request.param)
-    yield request.param
-    ops.set_cpu_isa(before)
-
-
 # --- the kernels give the bits of the reference --------------------------------------------------
 
 
-@needs_native_cpu
 @pytest.mark.parametrize("memory_format", FORMATS, ids=ids(FORMATS))
 @pytest.mark.parametrize("point_dtype", FLOATS, ids=ids(FLOATS))
 @pytest.mark.parametrize("dtype", FLOATS, ids=ids(FLOATS))
@@ -56,10 +42,9 @@ def test_points_have_the_bits_of_the_reference(
     dtype: torch.dtype,
     point_dtype: torch.dtype,
     memory_format: torch.memory_format,
-    isa: str,
-    device: torch.device,
+    backend: torch.device,
 ) -> None:
-    t = case.tensors(dtype, device=device)
+    t = case.tensors(dtype, device=backend)
     if t["inputs"].dim() != 4 and memory_format is torch.channels_last:
         memory_format = torch.contiguous_format
     affines = [(None, None)]
@@ -75,7 +60,6 @@ def test_points_have_the_bits_of_the_reference(
         assert_same_bits(points, expected)
 
 
-@needs_native_cpu
 @pytest.mark.parametrize("memory_format", FORMATS, ids=ids(FORMATS))
 @pytest.mark.parametrize("grad_dtype", FLOATS, ids=ids(FLOATS))
 @pytest.mark.parametrize("dtype", FLOATS, ids=ids(FLOATS))
@@ -85,11 +69,10 @@ def test_attributions_have_the_bits_of_the_reference(
     dtype: torch.dtype,
     grad_dtype: torch.dtype,
     memory_format: torch.memory_format,
-    isa: str,
-    device: torch.device,
+    backend: torch.device,
 ) -> None:
-    t = case.tensors(dtype, device=device)
-    grads = case.tensors(grad_dtype, memory_format, device)["grads"]
+    t = case.tensors(dtype, device=backend)
+    grads = case.tensors(grad_dtype, memory_format, backend)["grads"]
     assert_same_bits(
         ops.path_accumulate(grads, t["weights"]), reference.path_accumulate(grads, t["weights"])
     )
@@ -102,8 +85,7 @@ def test_attributions_have_the_bits_of_the_reference(
         )
 
 
-@needs_native_cpu
-def test_flushing_subnormals_changes_no_half(isa: str) -> None:
+def test_flushing_subnormals_changes_no_half(backend: torch.device) -> None:
     every = torch.arange(1, 1024, dtype=torch.int16).view(torch.float16)[None]
     expected = every.float()
     if not torch.set_flush_denormal(True):
@@ -115,17 +97,17 @@ def test_flushing_subnormals_changes_no_half(isa: str) -> None:
     assert_same_bits(widened, expected)
 
 
-@needs_native_cpu
-def test_every_half_is_converted_as_torch_converts_it(isa: str) -> None:
+def test_every_half_is_converted_as_torch_converts_it(backend: torch.device) -> None:
     for dtype in (torch.float16, torch.bfloat16):
         every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)[None]
         same = ops.path_points(every, 0.0, torch.ones(1), dtype=torch.float32)
         assert_same_bits(same + 0.0, every.float() + 0.0)
 
 
-@needs_native_cpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=ids(FLOATS[:2]))
-def test_floats_are_rounded_to_halves_as_torch_rounds_them(dtype: torch.dtype, isa: str) -> None:
+def test_floats_are_rounded_to_halves_as_torch_rounds_them(
+    dtype: torch.dtype, backend: torch.device
+) -> None:
     generator = torch.Generator().manual_seed(0)
     patterns = torch.randint(-(2**31), 2**31, (200_000,), generator=generator).to(torch.int32)
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).float()
@@ -139,11 +121,11 @@ def test_floats_are_rounded_to_halves_as_torch_rounds_them(dtype: torch.dtype, i
     )
 
 
-def test_nan_and_infinity_pass_through(isa: str, device: torch.device) -> None:
-    inputs = torch.tensor([[float("nan"), float("inf"), -float("inf"), 1.0]], device=device)
-    alphas = torch.tensor([0.5, 1.0], device=device)
+def test_nan_and_infinity_pass_through(backend: torch.device) -> None:
+    inputs = torch.tensor([[float("nan"), float("inf"), -float("inf"), 1.0]], device=backend)
+    alphas = torch.tensor([0.5, 1.0], device=backend)
     points = ops.path_points(inputs, 0.0, alphas)
-    expected = torch.tensor([float("nan"), float("inf"), -float("inf")], device=device)
+    expected = torch.tensor([float("nan"), float("inf"), -float("inf")], device=backend)
     assert_same_bits(points[:, :3], expected.expand(2, 3))
     grads = inputs.repeat(2, 1)
     assert_same_bits(ops.path_accumulate(grads, alphas)[:, :3], expected[None])

@@ -25,27 +25,27 @@ Isa active_isa();
 #define PYXAI_FAST_ISA_BASELINE
 #endif
 
-// Defines the public function NAME as a call of the active level's NAME. Used once per function,
-// in the baseline compilation.
+// Defines run_cpu of an op as a call of the active level's run_cpu. Used once per op, in the baseline
+// compilation.
 #if defined(PYXAI_FAST_X86)
-#define PYXAI_FAST_DEFINE_BY_ISA(RESULT, NAME, PARAMETERS, ARGUMENTS) \
-  namespace avx2 {                                                    \
-  RESULT NAME PARAMETERS;                                             \
-  }                                                                   \
-  namespace avx512 {                                                  \
-  RESULT NAME PARAMETERS;                                             \
-  }                                                                   \
-  RESULT NAME PARAMETERS {                                            \
-    switch (active_isa()) {                                           \
-      case Isa::kAvx512:                                              \
-        return avx512::NAME ARGUMENTS;                                \
-      case Isa::kAvx2:                                                \
-        return avx2::NAME ARGUMENTS;                                  \
-      default:                                                        \
-        return baseline::NAME ARGUMENTS;                              \
-    }                                                                 \
+#define PYXAI_FAST_DEFINE_BY_ISA(OP)                         \
+  namespace avx2 {                                           \
+  void run_cpu(const OP& args, int64_t begin, int64_t end);  \
+  }                                                          \
+  namespace avx512 {                                         \
+  void run_cpu(const OP& args, int64_t begin, int64_t end);  \
+  }                                                          \
+  void run_cpu(const OP& args, int64_t begin, int64_t end) { \
+    switch (active_isa()) {                                  \
+      case Isa::kAvx512:                                     \
+        return avx512::run_cpu(args, begin, end);            \
+      case Isa::kAvx2:                                       \
+        return avx2::run_cpu(args, begin, end);              \
+      default:                                               \
+        return baseline::run_cpu(args, begin, end);          \
+    }                                                        \
   }
 #else
-#define PYXAI_FAST_DEFINE_BY_ISA(RESULT, NAME, PARAMETERS, ARGUMENTS) \
-  RESULT NAME PARAMETERS { return baseline::NAME ARGUMENTS; }
+#define PYXAI_FAST_DEFINE_BY_ISA(OP) \
+  void run_cpu(const OP& args, int64_t begin, int64_t end) { baseline::run_cpu(args, begin, end); }
 #endif

@@ -1,30 +1,10 @@
 #include "pyxai_fast/path.h"
 
-#include "convert.h"
 #include "isa.h"
+#include "tiles.h"
 
 namespace pyxai_fast {
 namespace {
-
-// Features a unit of work covers: the buffers of a unit, up to five, take half of a first-level cache
-// of 48 KB at most, and a unit's share of each step is one page of floats.
-constexpr int64_t kTile = 1024;
-
-PYXAI_FAST_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// The tile of one example that a unit stands for.
-struct Tile {
-  int64_t row;
-  int64_t begin;
-  int64_t count;
-};
-
-PYXAI_FAST_INLINE Tile tile_of(int64_t unit, int64_t features) {
-  const int64_t per_row = ceil_div(features, kTile);
-  const int64_t begin = unit % per_row * kTile;
-  const int64_t left = features - begin;
-  return {unit / per_row, begin, left < kTile ? left : kTile};
-}
 
 // Where nothing depends on the example but the data, the batch is one long row: tiles of short rows
 // would be too short for the vector units, and too many.
@@ -40,43 +20,6 @@ PYXAI_FAST_INLINE Args as_one_row(Args args, Strides2 coefficients) {
   return args;
 }
 
-template <typename Storage, typename Compute>
-PYXAI_FAST_INLINE void load_baselines(const void* baselines, Strides2 strides, Tile tile,
-                                      Compute* to) {
-  const Storage* from = static_cast<const Storage*>(baselines) + tile.row * strides.row;
-  if (strides.column == 1) return load_run(from + tile.begin, to, tile.count);
-  const Compute value = widen(*from);
-  for (int64_t i = 0; i < tile.count; ++i) to[i] = value;
-}
-
-// One channel's constant for every feature of a tile.
-template <typename Compute>
-PYXAI_FAST_INLINE void spread_channels(const double* constants, Channels channels, Tile tile,
-                                       Compute* to) {
-  int64_t channel = channel_of(channels, tile.begin);
-  if (channels.inner == 1) {  // channels_last: one period, then copies of all that is there
-    const int64_t period = channels.count < tile.count ? channels.count : tile.count;
-    for (int64_t i = 0; i < period; ++i) {
-      to[i] = static_cast<Compute>(constants[channel]);
-      channel = channel + 1 == channels.count ? 0 : channel + 1;
-    }
-    for (int64_t filled = period; filled < tile.count; filled *= 2) {
-      const int64_t left = tile.count - filled;
-      __builtin_memcpy(to + filled, to, sizeof(Compute) * (left < filled ? left : filled));
-    }
-    return;
-  }
-  int64_t left = channels.inner - tile.begin % channels.inner;
-  for (int64_t i = 0; i < tile.count;) {
-    const int64_t run = left < tile.count - i ? left : tile.count - i;
-    const Compute value = static_cast<Compute>(constants[channel]);
-    for (int64_t j = 0; j < run; ++j) to[i + j] = value;
-    i += run;
-    left = channels.inner;
-    channel = channel + 1 == channels.count ? 0 : channel + 1;
-  }
-}
-
 template <typename Storage, typename Point>
 void points_of_units(const PathPoints& args, int64_t begin, int64_t end) {
   using Compute = typename ComputeOf<Storage>::type;
@@ -90,7 +33,7 @@ void points_of_units(const PathPoints& args, int64_t begin, int64_t end) {
     const Tile tile = tile_of(unit, args.features);
     const int64_t first = tile.row * args.features + tile.begin;
     load_run(static_cast<const Storage*>(args.inputs) + first, step, tile.count);
-    load_baselines<Storage>(args.baselines, args.baseline_strides, tile, baseline);
+    load_rows<Storage>(args.baselines, args.baseline_strides, tile, baseline);
     for (int64_t i = 0; i < tile.count; ++i) step[i] -= baseline[i];
     if (args.scale != nullptr) {
       spread_channels(args.scale, args.channels, tile, scale);
@@ -166,7 +109,7 @@ void times_step(const PathAccumulate& args, Tile tile, double* total) {
   const Storage* inputs =
       static_cast<const Storage*>(args.inputs) + tile.row * args.features + tile.begin;
   load_run(inputs, step, tile.count);
-  load_baselines<Storage>(args.baselines, args.baseline_strides, tile, baseline);
+  load_rows<Storage>(args.baselines, args.baseline_strides, tile, baseline);
   for (int64_t i = 0; i < tile.count; ++i) step[i] -= baseline[i];
   if (args.scale != nullptr) {
     alignas(64) Compute scale[kTile];
@@ -180,7 +123,7 @@ void times_step(const PathAccumulate& args, Tile tile, double* total) {
 
 namespace PYXAI_FAST_ISA_NAMESPACE {
 
-void path_points(const PathPoints& given, int64_t begin, int64_t end) {
+void run_cpu(const PathPoints& given, int64_t begin, int64_t end) {
   const PathPoints args = as_one_row(given, given.alpha_strides);
   with_dtype(args.dtype, [&](auto storage) {
     with_dtype(args.point_dtype, [&](auto point) {
@@ -189,7 +132,7 @@ void path_points(const PathPoints& given, int64_t begin, int64_t end) {
   });
 }
 
-void path_accumulate(const PathAccumulate& given, int64_t begin, int64_t end) {
+void run_cpu(const PathAccumulate& given, int64_t begin, int64_t end) {
   const PathAccumulate args = as_one_row(given, given.weight_strides);
   alignas(64) double buffer[kTile];
   for (int64_t unit = begin; unit < end; ++unit) {
@@ -217,35 +160,18 @@ void path_accumulate(const PathAccumulate& given, int64_t begin, int64_t end) {
 
 #if defined(PYXAI_FAST_ISA_BASELINE)
 
-namespace {
-
-// What a unit should at least move to be worth waking a thread for.
-constexpr int64_t kElementsPerThread = 32768;
-
-Work tiled_work(int64_t steps, int64_t batch, int64_t features) {
-  const int64_t width = features < kTile ? features : kTile;
-  const int64_t per_unit = steps * width;
-  return {batch * ceil_div(features, kTile),
-          per_unit > 0 ? ceil_div(kElementsPerThread, per_unit) : 1};
-}
-
-}  // namespace
-
-Work path_points_work(const PathPoints& given) {
+Work work_of(const PathPoints& given) {
   const PathPoints args = as_one_row(given, given.alpha_strides);
   return tiled_work(args.steps, args.batch, args.features);
 }
 
-Work path_accumulate_work(const PathAccumulate& given) {
+Work work_of(const PathAccumulate& given) {
   const PathAccumulate args = as_one_row(given, given.weight_strides);
   return tiled_work(args.steps, args.batch, args.features);
 }
 
-PYXAI_FAST_DEFINE_BY_ISA(void, path_points, (const PathPoints& args, int64_t begin, int64_t end),
-                         (args, begin, end))
-PYXAI_FAST_DEFINE_BY_ISA(void, path_accumulate,
-                         (const PathAccumulate& args, int64_t begin, int64_t end),
-                         (args, begin, end))
+PYXAI_FAST_DEFINE_BY_ISA(PathPoints)
+PYXAI_FAST_DEFINE_BY_ISA(PathAccumulate)
 
 #endif
 

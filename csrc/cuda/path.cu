@@ -111,12 +111,6 @@ __global__ void path_accumulate_kernel(PathAccumulate args) {
   }
 }
 
-// Features that move together: 16 bytes of the wider of two types.
-template <typename A, typename B>
-constexpr int vector_width() {
-  return 16 / static_cast<int>(sizeof(A) > sizeof(B) ? sizeof(A) : sizeof(B));
-}
-
 // Few features leave most of the device idle, so their steps are spread over grid.y.
 unsigned step_groups(int64_t threads, int64_t steps) {
   const int64_t wanted = 1 + (int64_t{1} << 17) / (threads + 1);
@@ -140,7 +134,7 @@ void launch_accumulate(const PathAccumulate& args, void* stream) {
 
 }  // namespace
 
-int path_points_cuda(const PathPoints& args, void* stream) {
+int run_cuda(const PathPoints& args, void* stream) {
   with_dtype(args.dtype, [&](auto storage) {
     with_dtype(args.point_dtype, [&](auto point) {
       using Storage = decltype(storage);
@@ -159,7 +153,7 @@ int path_points_cuda(const PathPoints& args, void* stream) {
   return cudaGetLastError();
 }
 
-int path_accumulate_cuda(const PathAccumulate& args, void* stream) {
+int run_cuda(const PathAccumulate& args, void* stream) {
   with_dtype(args.grad_dtype, [&](auto grad) {
     with_dtype(args.dtype, [&](auto storage) {
       using Grad = decltype(grad);

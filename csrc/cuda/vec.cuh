@@ -10,6 +10,12 @@ struct alignas(sizeof(T) * N) Vec {
   T value[N];
 };
 
+// Features that move together: 16 bytes of the wider of two types.
+template <typename A, typename B>
+constexpr int vector_width() {
+  return 16 / static_cast<int>(sizeof(A) > sizeof(B) ? sizeof(A) : sizeof(B));
+}
+
 inline bool is_aligned(const void* pointer, int64_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0;
 }

@@ -3,36 +3,25 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
-#include "path.h"
+#include "all_ops.h"
 
 namespace pyxai_fast::torch_ops {
 
 struct Cuda {
-  template <typename Args>
-  static void launch(int (*kernel)(const Args&, void*), const Args& args, const Tensor& on,
-                     const char* op) {
+  template <typename Op>
+  static void run(const Op& args, const Tensor& on) {
     const torch::stable::accelerator::DeviceGuard guard(on.get_device_index());
     void* stream = nullptr;
     STABLE_TORCH_ERROR_CODE_CHECK(
         aoti_torch_get_current_cuda_stream(on.get_device_index(), &stream));
-    const int error = kernel(args, stream);
+    const int error = run_cuda(args, stream);
     if (error != cudaSuccess) {
-      fail(op, ": the kernel could not be launched: ",
+      fail(Op::kName, ": the kernel could not be launched: ",
            cudaGetErrorString(static_cast<cudaError_t>(error)));
     }
   }
-
-  static void run(const PathPoints& args, const Tensor& on) {
-    launch(&path_points_cuda, args, on, "path_points");
-  }
-
-  static void run(const PathAccumulate& args, const Tensor& on) {
-    launch(&path_accumulate_cuda, args, on, "path_accumulate");
-  }
 };
 
-STABLE_TORCH_LIBRARY_IMPL(pyxai_fast, CUDA, library) {
-  PYXAI_FAST_REGISTER_PATH_OPS(library, Cuda);
-}
+STABLE_TORCH_LIBRARY_IMPL(pyxai_fast, CUDA, library) { register_all_ops<Cuda>(library); }
 
 }  // namespace pyxai_fast::torch_ops

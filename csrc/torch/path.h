@@ -2,6 +2,7 @@
 // Backend launches the kernels.
 #pragma once
 
+#include "pyxai_fast/path.h"
 #include "tensors.h"
 
 namespace pyxai_fast::torch_ops {
@@ -165,10 +166,13 @@ struct PathOps {
   }
 };
 
-}  // namespace pyxai_fast::torch_ops
+template <typename Backend, typename Library>
+void register_path_ops(Library& library) {
+  using Ops = PathOps<Backend>;
+  library.impl("path_points", TORCH_BOX(&Ops::points));
+  library.impl("path_points.out", TORCH_BOX(&Ops::points_out));
+  library.impl("path_accumulate", TORCH_BOX(&Ops::accumulate));
+  library.impl("path_accumulate.out", TORCH_BOX(&Ops::accumulate_out));
+}
 
-#define PYXAI_FAST_REGISTER_PATH_OPS(LIBRARY, BACKEND)                       \
-  LIBRARY.impl("path_points", TORCH_BOX(&PathOps<BACKEND>::points));         \
-  LIBRARY.impl("path_points.out", TORCH_BOX(&PathOps<BACKEND>::points_out)); \
-  LIBRARY.impl("path_accumulate", TORCH_BOX(&PathOps<BACKEND>::accumulate)); \
-  LIBRARY.impl("path_accumulate.out", TORCH_BOX(&PathOps<BACKEND>::accumulate_out))
+}  // namespace pyxai_fast::torch_ops

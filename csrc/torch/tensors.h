@@ -15,7 +15,8 @@
 #include <stdexcept>
 #include <vector>
 
-#include "pyxai_fast/path.h"
+#include "pyxai_fast/dtype.h"
+#include "pyxai_fast/layout.h"
 
 namespace pyxai_fast::torch_ops {
 

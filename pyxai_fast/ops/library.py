@@ -11,7 +11,7 @@ import ctypes
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,14 @@ import torch
 from ..version import __version__
 
 NAMESPACE = "pyxai_fast"
-NATIVE_DIRECTORY = Path(__file__).resolve().parent.parent / "_native"
+# Where another build lies, for tests of it.
+NATIVE_DIRECTORY = Path(
+    os.environ.get("PYXAI_FAST_NATIVE_DIRECTORY")
+    or Path(__file__).resolve().parent.parent / "_native"
+)
 
 _library = torch.library.Library(NAMESPACE, "DEF")
+_schemas: dict[str, str] = {}  # by op: "path_points", "path_points.out"
 _references: dict[str, Callable[..., Any]] = {}
 _loaded: dict[str, str] = {}  # backend -> "loaded", or why it is not
 
@@ -42,6 +47,7 @@ def define(
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
     if vmap is not None:
         torch.library.register_vmap(f"{NAMESPACE}::{name}", vmap, lib=_library)
+    _schemas[name] = schema
     _references[name] = reference
 
 
@@ -98,18 +104,32 @@ def native_kernels(enabled: bool) -> Iterator[None]:
         yield
         return
     _reference_only = True
+    devices = [device for device in ("cpu", "cuda") if native_loaded(device)]
+    try:
+        with overridden(_references, devices):
+            yield
+    finally:
+        _reference_only = False
+
+
+@contextmanager
+def overridden(kernels: Mapping[str, Callable[..., Any]], devices: Iterable[str]) -> Iterator[None]:
+    """Within the block, these kernels run the ops (by name) for tensors on the devices."""
     override = torch.library.Library(NAMESPACE, "IMPL")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered kernel")
-        for name, reference in _references.items():
-            for backend in ("cpu", "cuda"):
-                if native_loaded(backend):
-                    override.impl(name, reference, backend.upper(), allow_override=True)
+        for name, kernel in kernels.items():
+            for device in devices:
+                override.impl(name, kernel, device.upper(), allow_override=True)
         try:
             yield
         finally:
             override._destroy()
-            _reference_only = False
+
+
+def schemas() -> dict[str, str]:
+    """Every op's schema, by its name with its overload: "path_points", "path_points.out"."""
+    return dict(_schemas)
 
 
 def _cpu_library() -> ctypes.CDLL:

@@ -13,25 +13,14 @@
 
 #include "pyxai_fast/config.h"
 #include "pyxai_fast/dtype.h"
+#include "pyxai_fast/layout.h"
 
 namespace pyxai_fast {
-
-// A [rows, columns] array of which rows, columns or both may be broadcast by a stride of zero.
-struct Strides2 {
-  int64_t row;
-  int64_t column;
-};
-
-// Which channel a feature belongs to: (feature / inner) % channels. Contiguous images have
-// inner = height * width, channels_last images inner = 1.
-struct Channels {
-  int64_t count;
-  int64_t inner;
-};
 
 // Arguments of path_points. Features are counted in the memory order of `points`; `inputs` has the
 // same order. alphas, scale and shift are double and are rounded once to the type computed in.
 struct PathPoints {
+  static constexpr const char* kName = "path_points";
   const void* inputs;     // [batch, features], dtype
   const void* baselines;  // [batch, features] through baseline_strides, dtype
   const double* alphas;   // [steps, batch] through alpha_strides
@@ -52,6 +41,7 @@ struct PathPoints {
 // steps over several calls that continue the same `total` gives the same bits as one call.
 // Exactly one of `total` and `attributions` is given.
 struct PathAccumulate {
+  static constexpr const char* kName = "path_accumulate";
   const void* grads;      // [steps, batch, features], grad_dtype
   const double* weights;  // [steps, batch] through weight_strides
   double* total;          // [batch, features], added to
@@ -75,24 +65,12 @@ PYXAI_FAST_INLINE T path_point(T baseline, T step, T alpha) {
   return baseline + alpha * step;
 }
 
-PYXAI_FAST_INLINE int64_t channel_of(const Channels& channels, int64_t feature) {
-  return (feature / channels.inner) % channels.count;
-}
+PYXAI_FAST_API Work work_of(const PathPoints& args);
+PYXAI_FAST_API void run_cpu(const PathPoints& args, int64_t begin, int64_t end);
+PYXAI_FAST_API int run_cuda(const PathPoints& args, void* stream);
 
-// CPU. The work is cut into independent units; a caller runs [0, units) in any order, on any
-// number of threads, and gets the same bits. `grain` is the least number of units worth a thread.
-struct Work {
-  int64_t units;
-  int64_t grain;
-};
-PYXAI_FAST_API Work path_points_work(const PathPoints& args);
-PYXAI_FAST_API void path_points(const PathPoints& args, int64_t begin, int64_t end);
-PYXAI_FAST_API Work path_accumulate_work(const PathAccumulate& args);
-PYXAI_FAST_API void path_accumulate(const PathAccumulate& args, int64_t begin, int64_t end);
-
-// CUDA. Launches on `stream` (a cudaStream_t) of the current device, does not synchronise, and
-// returns the cudaError_t of the launch. All pointers are device pointers.
-PYXAI_FAST_API int path_points_cuda(const PathPoints& args, void* stream);
-PYXAI_FAST_API int path_accumulate_cuda(const PathAccumulate& args, void* stream);
+PYXAI_FAST_API Work work_of(const PathAccumulate& args);
+PYXAI_FAST_API void run_cpu(const PathAccumulate& args, int64_t begin, int64_t end);
+PYXAI_FAST_API int run_cuda(const PathAccumulate& args, void* stream);
 
 }  // namespace pyxai_fast

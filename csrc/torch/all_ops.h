@@ -1,0 +1,13 @@
+// Every family of ops: a new one is a header beside this one, and a line here.
+#pragma once
+
+#include "path.h"
+
+namespace pyxai_fast::torch_ops {
+
+template <typename Backend, typename Library>
+void register_all_ops(Library& library) {
+  register_path_ops<Backend>(library);
+}
+
+}  // namespace pyxai_fast::torch_ops

@@ -1,0 +1,89 @@
+"""Runs tests of the ops on kernels built with the address and undefined-behaviour sanitisers.
+
+    python tests/native/sanitised.py [pytest arguments]
+
+Both the CPU kernels and the emulated CUDA kernels, on the tensors of the ordinary tests: whatever
+they read or write outside of a tensor ends the run. Before that, a mistake made on purpose must be
+found, or the sanitisers are not at work.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "sanitised"
+NATIVE = BUILD / "native"
+EMULATED = BUILD / "tests" / "native" / "emulator" / "_ops_emulated.so"
+PATH = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+# Every kernel, on a choice of its tests: sanitised kernels are slow, and so is their building.
+TESTS = ["tests", "-k", "bits_of_the_reference and not reference-"]
+MISTAKE = """
+import ctypes, sys, torch
+short = torch.zeros(8)
+ctypes.CDLL(sys.argv[1]).broken_off_by_one(ctypes.c_void_p(short.data_ptr()), 8)
+"""
+
+
+def main() -> int:
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if sys.platform != "linux" or compiler is None:
+        print("sanitised: SKIPPED: needs Linux and g++")
+        return 0
+    cmake = shutil.which("cmake", path=PATH) or "cmake"
+    run(
+        cmake, "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", "-DPYXAI_FAST_TESTS=ON",
+        "-DPYXAI_FAST_SANITISE=ON", f"-DPYXAI_FAST_TORCH={Path(torch.__file__).parent}",
+    )  # fmt: skip
+    run(cmake, "--build", str(BUILD), "--target", "_ops_cpu", "_ops_emulated")
+    NATIVE.mkdir(exist_ok=True)
+    for name in ("_ops_cpu.so", "build_info.json"):
+        shutil.copy(BUILD / name, NATIVE)
+
+    # The sanitisers' libraries come first; torch's allocations are then guarded too.
+    libraries = [
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": " ".join(libraries),
+        # Leaks are not looked for: an interpreter keeps much until it ends.
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "PYXAI_FAST_NATIVE_DIRECTORY": str(NATIVE),
+        "PYXAI_FAST_EMULATOR": str(EMULATED),
+    }
+    mistake = subprocess.run(
+        [sys.executable, "-c", MISTAKE, EMULATED], env=environment, capture_output=True, text=True
+    )
+    if mistake.returncode == 0 or "heap-buffer-overflow" not in mistake.stderr:
+        print(mistake.stderr, "sanitised: a write behind a tensor was not found", sep="\n")
+        return 1
+    arguments = sys.argv[1:] or TESTS
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PATH": PATH},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise SystemExit(f"{done.stdout}\nsanitised: {' '.join(command)} failed")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
