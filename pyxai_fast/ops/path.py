@@ -20,9 +20,19 @@ from ..reference.path import (
     memory_format_of,
     step_of,
 )
-from .library import define
-
-FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from .batching import folded_rows, mapped_first, refuse_mapped
+from .checks import (
+    check_affine,
+    check_batch,
+    check_floating,
+    check_rows,
+    check_same_device,
+    check_together,
+    check_writable,
+    check_written,
+    rows_tensor,
+)
+from .library import define, fake_nothing
 
 
 def path_points(
@@ -68,10 +78,11 @@ def path_points(
         ValueError: a shape, device, memory format or combination that does not fit. Messages name
             the argument, what it must be, and what was got.
     """
-    _check_floating("path_points", "inputs", inputs)
-    baselines = _baselines_tensor("path_points", inputs, baselines)
+    check_floating("path_points", "inputs", inputs)
+    baselines = rows_tensor("path_points", "baselines", baselines, inputs)
     _check_points(inputs, baselines, alphas, scale, shift)
-    _check_written(inputs, alphas, dtype, memory_format, out)
+    rows = alphas.shape[0] * inputs.shape[0]
+    check_written("path_points", inputs, rows, dtype, memory_format, out)
     common = _common_dtype(inputs, baselines)
     if common != inputs.dtype:
         dtype = dtype or inputs.dtype
@@ -140,10 +151,10 @@ def path_accumulate(
         if scale is not None:
             raise ValueError("path_accumulate: scale must come with inputs and baselines, got None")
         return _weighted_sum(grads, weights)
-    _check_floating("path_accumulate", "inputs", inputs)
-    baselines = _baselines_tensor("path_accumulate", inputs, baselines)
+    check_floating("path_accumulate", "inputs", inputs)
+    baselines = rows_tensor("path_accumulate", "baselines", baselines, inputs)
     _check_ends("path_accumulate", inputs, baselines, scale, None)
-    _check_same_device("path_accumulate", "inputs", inputs, grads)
+    check_same_device("path_accumulate", "inputs", inputs, grads)
     batch = grads.shape[0] // weights.shape[0]
     if inputs.shape != (batch, *grads.shape[1:]):
         raise ValueError(
@@ -329,10 +340,6 @@ def _fake_sum(
     )
 
 
-def _fake_nothing(*args: Any, **kwargs: Any) -> None:
-    return None
-
-
 def _vmap_points(
     info: Any,
     in_dims: tuple[int | None, ...],
@@ -345,14 +352,14 @@ def _vmap_points(
     memory_format: torch.memory_format | None = None,
 ) -> tuple[Tensor, int]:
     """Folds the mapped dimension V into the batch: V * B examples, each with its own alphas."""
-    _refuse_mapped("path_points", "scale and shift", in_dims[3:5])
+    refuse_mapped("path_points", "scale and shift", in_dims[3:5])
     size = info.batch_size
-    inputs = _mapped_first(inputs, in_dims[0], size)
+    inputs = mapped_first(inputs, in_dims[0], size)
     batch, features = inputs.shape[1], inputs.shape[2:]
-    alphas = _mapped_first(alphas, in_dims[2], size)
+    alphas = mapped_first(alphas, in_dims[2], size)
     points = torch.ops.pyxai_fast.path_points.default(
         inputs.flatten(0, 1),
-        _folded_baselines(_mapped_first(baselines, in_dims[1], size), inputs),
+        folded_rows(mapped_first(baselines, in_dims[1], size), inputs),
         _folded_coefficients(alphas, batch),
         scale,
         shift,
@@ -372,16 +379,16 @@ def _vmap_sum(
     baselines: Tensor | None = None,
     scale: Tensor | None = None,
 ) -> tuple[Tensor, int]:
-    _refuse_mapped("path_accumulate", "scale", in_dims[4:])
+    refuse_mapped("path_accumulate", "scale", in_dims[4:])
     size = info.batch_size
-    grads = _mapped_first(grads, in_dims[0], size)
-    weights = _mapped_first(weights, in_dims[1], size)
+    grads = mapped_first(grads, in_dims[0], size)
+    weights = mapped_first(weights, in_dims[1], size)
     steps = weights.shape[1]
     batch, features = grads.shape[1] // steps, grads.shape[2:]
     grads = grads.reshape(size, steps, batch, *features).transpose(0, 1).flatten(0, 2)
     if inputs is not None and baselines is not None:
-        inputs = _mapped_first(inputs, in_dims[2], size)
-        baselines = _folded_baselines(_mapped_first(baselines, in_dims[3], size), inputs)
+        inputs = mapped_first(inputs, in_dims[2], size)
+        baselines = folded_rows(mapped_first(baselines, in_dims[3], size), inputs)
         inputs = inputs.flatten(0, 1)
     total = torch.ops.pyxai_fast.path_accumulate.default(
         grads, _folded_coefficients(weights, batch), inputs, baselines, scale
@@ -389,28 +396,11 @@ def _vmap_sum(
     return total.reshape(size, batch, *features), 0
 
 
-def _mapped_first(tensor: Tensor, dim: int | None, size: int) -> Tensor:
-    """[V, ...], where the mapped dimension was `dim`, or there was none."""
-    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-
-
-def _folded_baselines(baselines: Tensor, inputs: Tensor) -> Tensor:
-    """Baselines [V, ...] of any kind for inputs [V, B, ...], as [V * B, ...]."""
-    missing = inputs.dim() - baselines.dim()
-    baselines = baselines.reshape(baselines.shape[0], *[1] * missing, *baselines.shape[1:])
-    return baselines.expand(inputs.shape).flatten(0, 1)
-
-
 def _folded_coefficients(coefficients: Tensor, batch: int) -> Tensor:
     """Coefficients [V, S] or [V, S, B] as [S, V * B]."""
     if coefficients.dim() == 2:
         coefficients = coefficients[:, :, None]
     return coefficients.expand(-1, -1, batch).transpose(0, 1).flatten(1)
-
-
-def _refuse_mapped(op: str, names: str, in_dims: tuple[int | None, ...]) -> None:
-    if any(dim is not None for dim in in_dims):
-        raise NotImplementedError(f"{op}: {names} must not be mapped by vmap, got mapped")
 
 
 define(
@@ -424,7 +414,7 @@ define(
     "path_points.out(Tensor inputs, Tensor baselines, Tensor alphas, Tensor? scale=None, "
     "Tensor? shift=None, *, Tensor(a!) out) -> ()",
     reference=reference.path_points_out,
-    fake=_fake_nothing,
+    fake=fake_nothing,
 )
 define(
     "path_accumulate(Tensor grads, Tensor weights, Tensor? inputs=None, Tensor? baselines=None, "
@@ -436,21 +426,11 @@ define(
 define(
     "path_accumulate.out(Tensor grads, Tensor weights, *, Tensor(a!) total) -> ()",
     reference=reference.path_accumulate_out,
-    fake=_fake_nothing,
+    fake=fake_nothing,
 )
 
 
 # --- checks --------------------------------------------------------------------------------------
-
-
-def _baselines_tensor(op: str, inputs: Tensor, baselines: Tensor | float) -> Tensor:
-    if isinstance(baselines, Tensor):
-        return baselines
-    if not isinstance(baselines, (int, float)):
-        raise TypeError(
-            f"{op}: baselines must be a number or a tensor, got {type(baselines).__name__}"
-        )
-    return torch.full((), baselines, dtype=inputs.dtype, device=inputs.device)
 
 
 def _common_dtype(inputs: Tensor, baselines: Tensor) -> torch.dtype:
@@ -460,51 +440,17 @@ def _common_dtype(inputs: Tensor, baselines: Tensor) -> torch.dtype:
     return torch.promote_types(inputs.dtype, baselines.dtype)
 
 
-def _check_same_device(op: str, name: str, tensor: Tensor, like: Tensor) -> None:
-    if tensor.device != like.device:
-        raise ValueError(f"{op}: {name} must be on {like.device}, got {tensor.device}")
-
-
-def _check_floating(op: str, name: str, tensor: Any) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in FLOATING:
-        raise TypeError(
-            f"{op}: {name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}"
-        )
-
-
 def _check_ends(
     op: str, inputs: Tensor, baselines: Tensor, scale: Tensor | None, shift: Tensor | None
 ) -> None:
-    _check_floating(op, "inputs", inputs)
-    if inputs.dim() == 0:
-        raise ValueError(f"{op}: inputs must have shape [B, ...], got a scalar")
-    _check_same_device(op, "baselines", baselines, inputs)
-    if baselines.dim() > 0 and (
-        baselines.shape[1:] != inputs.shape[1:] or baselines.shape[0] not in (1, inputs.shape[0])
-    ):
-        raise ValueError(
-            f"{op}: baselines must be a scalar or have shape {[1, *inputs.shape[1:]]} or "
-            f"{list(inputs.shape)}, got {list(baselines.shape)}"
-        )
-    for name, constants in (("scale", scale), ("shift", shift)):
-        if constants is None:
-            continue
-        _check_floating(op, name, constants)
-        _check_same_device(op, name, constants, inputs)
-        if constants.requires_grad:
-            raise ValueError(f"{op}: {name} must not require grad, got a tensor that does")
-        if inputs.dim() < 2 or constants.shape != inputs.shape[1:2]:
-            raise ValueError(
-                f"{op}: {name} must have shape [C], C = the inputs' dimension 1, got "
-                f"{list(constants.shape)} for inputs {list(inputs.shape)}"
-            )
+    check_batch(op, "inputs", inputs)
+    check_rows(op, "baselines", baselines, inputs)
+    check_affine(op, inputs, scale, shift)
 
 
 def _check_coefficients(op: str, name: str, tensor: Tensor, batch: int, like: Tensor) -> None:
-    _check_floating(op, name, tensor)
-    _check_same_device(op, name, tensor, like)
+    check_floating(op, name, tensor)
+    check_same_device(op, name, tensor, like)
     if tensor.dim() not in (1, 2) or (tensor.dim() == 2 and tensor.shape[1] != batch):
         raise ValueError(
             f"{op}: {name} must have shape [S] or [S, {batch}], got {list(tensor.shape)}"
@@ -521,50 +467,13 @@ def _check_points(
     op = "path_points"
     _check_ends(op, inputs, baselines, scale, shift)
     _check_coefficients(op, "alphas", alphas, inputs.shape[0], inputs)
-    if (scale is None) != (shift is None):
-        raise ValueError(f"{op}: scale and shift must be given together, got one")
-
-
-def _check_written(
-    inputs: Tensor,
-    alphas: Tensor,
-    dtype: torch.dtype | None,
-    memory_format: torch.memory_format | None,
-    out: Tensor | None,
-) -> None:
-    op = "path_points"
-    if dtype is not None and dtype not in FLOATING:
-        raise TypeError(f"{op}: dtype must be float16, bfloat16, float32 or float64, got {dtype}")
-    possible: list[torch.memory_format | None] = [None, torch.contiguous_format]
-    possible += {4: [torch.channels_last], 5: [torch.channels_last_3d]}.get(inputs.dim(), [])
-    if memory_format not in possible:
-        raise ValueError(
-            f"{op}: memory_format must be one of {possible} for inputs with {inputs.dim()} "
-            f"dimensions, got {memory_format}"
-        )
-    if out is None:
-        return
-    _check_floating(op, "out", out)
-    _check_same_device(op, "out", out, inputs)
-    shape = [alphas.shape[0] * inputs.shape[0], *inputs.shape[1:]]
-    if list(out.shape) != shape:
-        raise ValueError(f"{op}: out must have shape {shape}, got {list(out.shape)}")
-    _check_writable(op, "out", out)
-
-
-def _check_writable(op: str, name: str, tensor: Tensor) -> None:
-    if tensor.requires_grad:
-        raise ValueError(f"{op}: {name} must not require grad, got a tensor that does")
-    if not tensor.is_contiguous(memory_format=memory_format_of(tensor)):
-        raise ValueError(
-            f"{op}: {name} must be contiguous or channels_last, got strides {tensor.stride()}"
-        )
+    check_together(op, scale, shift)
 
 
 def _check_sum(grads: Tensor, weights: Tensor, total: Tensor | None) -> None:
     op = "path_accumulate"
-    _check_floating(op, "grads", grads)
-    _check_floating(op, "weights", weights)
+    check_floating(op, "grads", grads)
+    check_floating(op, "weights", weights)
     if weights.dim() == 0 or weights.shape[0] == 0:
         raise ValueError(f"{op}: weights must have at least one step, got {list(weights.shape)}")
     steps = weights.shape[0]
@@ -577,11 +486,11 @@ def _check_sum(grads: Tensor, weights: Tensor, total: Tensor | None) -> None:
     _check_coefficients(op, "weights", weights, batch, grads)
     if total is None:
         return
-    _check_floating(op, "total", total)
-    _check_same_device(op, "total", total, grads)
+    check_floating(op, "total", total)
+    check_same_device(op, "total", total, grads)
     if total.dtype != torch.float64 or total.shape != (batch, *grads.shape[1:]):
         raise ValueError(
             f"{op}: total must be float64 of shape {[batch, *grads.shape[1:]]}, got "
             f"{total.dtype} {list(total.shape)}"
         )
-    _check_writable(op, "total", total)
+    check_writable(op, "total", total)

@@ -4,6 +4,8 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
+
+#include <cfenv>
 #if defined(EMULATOR_SANITISED)
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -114,6 +116,8 @@ std::vector<std::unique_ptr<Fibre>> fibres;
 std::vector<Fibre*> idle;  // those that carry no thread
 Fibre scheduler;           // the stack of the caller of launch()
 Fibre* running = nullptr;
+// The launcher's rounding and treatment of subnormals: a fibre keeps those of its first launch.
+std::fenv_t floating_point;
 
 template <typename Index>
 std::vector<Index> arranged(size_t count) {
@@ -139,6 +143,7 @@ void become(int thread) {
 void carry_threads() {
   arrived(nullptr, &scheduler);
   for (;;) {
+    std::fesetenv(&floating_point);
     while (started < queue.size() && failed.empty()) {
       become(queue[started++]);
       (*body)();
@@ -314,6 +319,7 @@ void launch(const char* kernel, Dim3 grid, Dim3 block, size_t shared_bytes,
   }
   grid.x = std::min(grid.x, grid_limit);
   body = &thread;
+  std::fegetenv(&floating_point);
   gridDim = grid;
   blockDim = block;
   threads.resize(size_t{block.x} * block.y * block.z);
