@@ -1,0 +1,123 @@
+"""Random numbers as a function of a key and a counter: the same in PyTorch, C++ and CUDA.
+
+Philox4x32-10: Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
+
+Words are int64 tensors of values in [0, 2^32). Only +, -, *, comparisons and square roots that are
+rounded as IEEE 754 says are used, so every word and every normal has the kernels' bits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MASK = 0xFFFFFFFF
+
+
+def counter(
+    block: Tensor, example: Tensor, sample: Tensor | int, key: Tensor, tag: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four words of the counter; `key` is the seed and the stream, int64 [2]."""
+    stream = (key[1] & 0xFFFF) | (tag << 16)
+    sample = torch.as_tensor(sample, device=key.device)
+    return block & MASK, example & MASK, sample & MASK, stream
+
+
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four words for each counter; counters broadcast."""
+    c0, c1, c2, c3 = counter
+    key0, key1 = seed & MASK, (seed >> 32) & MASK
+    for _ in range(10):
+        # Products of 64 bits may wrap to negative numbers; the masks take the right bits.
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = (
+            (p1 >> 32) & MASK ^ c1 ^ key0,
+            p1 & MASK,
+            (p0 >> 32) & MASK ^ c3 ^ key1,
+            p0 & MASK,
+        )
+        key0, key1 = (key0 + 0x9E3779B9) & MASK, (key1 + 0xBB67AE85) & MASK
+    return c0, c1, c2, c3
+
+
+def uniform(word: Tensor) -> Tensor:
+    """In (0, 1], float32: multiples of 2^-24."""
+    return ((word >> 8) + 1).float() * 2.0**-24
+
+
+def natural_log(x: Tensor) -> Tensor:
+    """Of positive normal float32 numbers."""
+    offset = x.view(torch.int32) - 0x3F3504F3
+    e = (offset >> 23).float()
+    f = ((offset & 0x007FFFFF) + 0x3F3504F3).view(torch.float32) - 1.0
+    p = f * 0.08743945509195328 + -0.14377330243587494
+    for coefficient in (
+        0.14949095249176025,
+        -0.16560696065425873,
+        0.19956977665424347,
+        -0.2500215470790863,
+        0.3333418369293213,
+        -0.49999988079071045,
+        1.0,
+    ):
+        p = p * f + coefficient
+    return e * 0.6931471805599453 + p * f
+
+
+def cosine_and_sine_of_turn(word: Tensor) -> tuple[Tensor, Tensor]:
+    """Of 2 pi (word / 2^32), the word's low 8 bits ignored, float32."""
+    quarter = word >> 30
+    x = ((word >> 8 & 0x003FFFFF).float() * 2.0**-22 - 0.5) * 1.5707963267948966
+    z = x * x
+    sine = (
+        (z * -0.0001950396253960207 + 0.008332036435604095) * z + -0.16666650772094727
+    ) * z * x + x
+    cosine = (
+        (z * 2.4379880414926447e-05 + -0.0013886619126424193) * z + 0.04166661575436592
+    ) * z * z + (z * -0.5 + 1.0)
+    swapped = quarter % 2 == 1
+    first, second = torch.where(swapped, sine, cosine), torch.where(swapped, cosine, sine)
+    return (
+        torch.where((quarter == 1) | (quarter == 2), -first, first),
+        torch.where(quarter >= 2, -second, second),
+    )
+
+
+def square_root(x: Tensor) -> Tensor:
+    """By way of float64: torch's float32 square root is not correctly rounded on every CPU."""
+    return x.double().sqrt().to(x.dtype)
+
+
+def box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two independent standard normals from two words, float32."""
+    radius = square_root(natural_log(uniform(a)) * -2.0)
+    cosine, sine = cosine_and_sine_of_turn(b)
+    return radius * cosine, radius * sine
+
+
+KEEP_TAG = 1  # see csrc/include/pyxai_fast/philox.h
+
+
+def words_of_features(
+    features: int, examples: Tensor, sample: Tensor | int, key: Tensor, tag: int = 0
+) -> Tensor:
+    """One word for every feature of every example, [B, features], for one sample.
+
+    Feature f has word (f / 16) % 4 of block f / 64 * 16 + f % 16.
+    """
+    blocks = torch.arange(-(-features // 64) * 16, device=key.device)
+    words = philox(counter(blocks, examples[:, None], sample, key, tag), key[0])
+    grouped = torch.stack([word.unflatten(1, (-1, 16)) for word in words], dim=2)
+    return grouped.flatten(1)[:, :features]
+
+
+def normals_of_features(
+    features: int, examples: Tensor, sample: Tensor | int, key: Tensor, tag: int = 0
+) -> Tensor:
+    """One standard normal for every feature of every example, float32 [B, features]."""
+    whole = -(-features // 64) * 64
+    words = words_of_features(whole, examples, sample, key, tag).unflatten(1, (-1, 2, 2, 16))
+    normals = box_muller(words[:, :, :, 0], words[:, :, :, 1])
+    return torch.stack(normals, dim=3).flatten(1)[:, :features]
