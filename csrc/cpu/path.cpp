@@ -2,6 +2,7 @@
 
 #include "isa.h"
 #include "tiles.h"
+#include "weighted_sum.h"
 
 namespace pyxai_fast {
 namespace {
@@ -58,27 +59,6 @@ void points_of_units(const PathPoints& args, int64_t begin, int64_t end) {
         }
       }
       if constexpr (!kDirect) store_run(rounded, out, tile.count);
-    }
-  }
-}
-
-// Steps added in one pass over a tile's sums, which otherwise are loaded and stored for every step.
-constexpr int kStepsPerPass = 4;
-
-// total = (...(total + weights[0] * grads[0]) + weights[1] * grads[1]...), in the steps' order.
-template <int Steps, typename Grad>
-PYXAI_FAST_INLINE void add_steps(const Grad* grads, int64_t stride, const double* weights,
-                                 int64_t count, double* total) {
-  if constexpr (__is_same(Grad, Float16) || __is_same(Grad, BFloat16)) {
-    alignas(64) float wide[Steps * kTile];
-    for (int s = 0; s < Steps; ++s) load_run(grads + s * stride, wide + s * kTile, count);
-    add_steps<Steps>(wide, kTile, weights, count, total);
-  } else {
-    for (int64_t i = 0; i < count; ++i) {
-      double sum = total[i];
-      for (int s = 0; s < Steps; ++s)
-        sum += weights[s] * static_cast<double>(grads[s * stride + i]);
-      total[i] = sum;
     }
   }
 }

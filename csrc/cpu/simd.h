@@ -3,7 +3,7 @@
 // GCC's and clang's vector extension writes most of it; only what it lacks is an intrinsic.
 #pragma once
 
-#include "pyxai_fast/lanes.h"
+#include "pyxai_fast/philox.h"
 
 #if defined(PYXAI_FAST_X86)
 #include <immintrin.h>
@@ -24,6 +24,7 @@ struct VectorLanes {
   using Word = uint32_t __attribute__((vector_size(4 * kLanes)));
   using Int = int32_t __attribute__((vector_size(4 * kLanes)));
   using Float = float __attribute__((vector_size(4 * kLanes)));
+  using Wide = uint64_t __attribute__((vector_size(4 * kLanes)));  // half as many lanes
 
   static PYXAI_FAST_INLINE Word bits(Float value) { return (Word)value; }
   static PYXAI_FAST_INLINE Float from_bits(Word bits) { return (Float)bits; }
@@ -49,52 +50,68 @@ struct VectorLanes {
   static PYXAI_FAST_INLINE Float square_root(Float value) {
     return (Float)_mm512_maskz_sqrt_ps(0xffff, (__m512)value);
   }
-  static PYXAI_FAST_INLINE void multiply(Word a, uint32_t b, Word& high, Word& low) {
-    const __m512i factor = _mm512_set1_epi32(static_cast<int>(b));
-    const __m512i even = _mm512_maskz_mul_epu32(0xff, (__m512i)a, factor);
-    const __m512i odd =
-        _mm512_maskz_mul_epu32(0xff, _mm512_maskz_srli_epi64(0xff, (__m512i)a, 32), factor);
-    low = (Word)_mm512_mask_blend_epi32(0xAAAA, even, _mm512_maskz_slli_epi64(0xff, odd, 32));
-    high = (Word)_mm512_mask_blend_epi32(0xAAAA, _mm512_maskz_srli_epi64(0xff, even, 32), odd);
+  static PYXAI_FAST_INLINE Wide multiply_low(Wide a, Wide b) {
+    return (Wide)_mm512_maskz_mul_epu32(0xff, (__m512i)a, (__m512i)b);
   }
 #elif defined(PYXAI_FAST_ISA_AVX2)
   static PYXAI_FAST_INLINE Float square_root(Float value) {
     return (Float)_mm256_sqrt_ps((__m256)value);
   }
-  static PYXAI_FAST_INLINE void multiply(Word a, uint32_t b, Word& high, Word& low) {
-    const __m256i factor = _mm256_set1_epi32(static_cast<int>(b));
-    const __m256i even = _mm256_mul_epu32((__m256i)a, factor);
-    const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64((__m256i)a, 32), factor);
-    low = (Word)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
-    high = (Word)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+  static PYXAI_FAST_INLINE Wide multiply_low(Wide a, Wide b) {
+    return (Wide)_mm256_mul_epu32((__m256i)a, (__m256i)b);
   }
 #elif defined(PYXAI_FAST_X86)
   static PYXAI_FAST_INLINE Float square_root(Float value) {
     return (Float)_mm_sqrt_ps((__m128)value);
   }
-  static PYXAI_FAST_INLINE void multiply(Word a, uint32_t b, Word& high, Word& low) {
-    const __m128i factor = _mm_set1_epi32(static_cast<int>(b));
-    const __m128i even = _mm_mul_epu32((__m128i)a, factor);
-    const __m128i odd = _mm_mul_epu32(_mm_srli_epi64((__m128i)a, 32), factor);
-    const __m128i lower = _mm_set1_epi64x(0xffffffff);
-    low = (Word)_mm_or_si128(_mm_and_si128(even, lower), _mm_slli_epi64(odd, 32));
-    high = (Word)_mm_or_si128(_mm_srli_epi64(even, 32), _mm_andnot_si128(lower, odd));
+  static PYXAI_FAST_INLINE Wide multiply_low(Wide a, Wide b) {
+    return (Wide)_mm_mul_epu32((__m128i)a, (__m128i)b);
   }
 #else
   static PYXAI_FAST_INLINE Float square_root(Float value) {
     for (int i = 0; i < kLanes; ++i) value[i] = __builtin_sqrtf(value[i]);
     return value;
   }
-  static PYXAI_FAST_INLINE void multiply(Word a, uint32_t b, Word& high, Word& low) {
-    for (int i = 0; i < kLanes; ++i) {
-      uint32_t h, l;
-      ScalarLanes::multiply(a[i], b, h, l);
-      high[i] = h;
-      low[i] = l;
-    }
+  static PYXAI_FAST_INLINE Wide multiply_low(Wide a, Wide b) {
+    return (a & 0xffffffffu) * (b & 0xffffffffu);
   }
 #endif
 };
+
+// Processors multiply 32-bit words to 64-bit products in every other lane only. So even and odd lanes
+// go through the rounds apart, a word in the low half of 64 bits; what the high halves hold does not
+// matter, as only low halves are multiplied, and nothing has to be moved between the rounds.
+PYXAI_FAST_INLINE void philox_rounds(VectorLanes, VectorLanes::Word c0, VectorLanes::Word c1,
+                                     VectorLanes::Word c2, VectorLanes::Word c3, uint64_t seed,
+                                     VectorLanes::Word* words) {
+  using Wide = VectorLanes::Wide;
+  const Wide m0 = Wide{} + uint64_t{kPhiloxM0}, m1 = Wide{} + uint64_t{kPhiloxM1};
+  const Wide low_half = Wide{} + uint64_t{0xffffffff};
+  const Wide given[4] = {(Wide)c0, (Wide)c1, (Wide)c2, (Wide)c3};
+  Wide found[2][4];
+  for (int odd = 0; odd < 2; ++odd) {
+    Wide w0 = given[0] >> (32 * odd), w1 = given[1] >> (32 * odd);
+    Wide w2 = given[2] >> (32 * odd), w3 = given[3] >> (32 * odd);
+    uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+#pragma GCC unroll 10
+    for (int round = 0; round < 10; ++round) {
+      const Wide p0 = VectorLanes::multiply_low(w0, m0), p1 = VectorLanes::multiply_low(w2, m1);
+      w0 = (p1 >> 32) ^ w1 ^ uint64_t{key0};
+      w2 = (p0 >> 32) ^ w3 ^ uint64_t{key1};
+      w1 = p1;
+      w3 = p0;
+      key0 += kPhiloxW0;
+      key1 += kPhiloxW1;
+    }
+    found[odd][0] = w0;
+    found[odd][1] = w1;
+    found[odd][2] = w2;
+    found[odd][3] = w3;
+  }
+  for (int i = 0; i < 4; ++i) {
+    words[i] = (VectorLanes::Word)((found[0][i] & low_half) | (found[1][i] << 32));
+  }
+}
 
 }  // namespace
 }  // namespace pyxai_fast

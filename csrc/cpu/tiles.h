@@ -18,11 +18,11 @@ struct Tile {
   int64_t count;
 };
 
-PYXAI_FAST_INLINE Tile tile_of(int64_t unit, int64_t features) {
-  const int64_t per_row = ceil_div(features, kTile);
-  const int64_t begin = unit % per_row * kTile;
+PYXAI_FAST_INLINE Tile tile_of(int64_t unit, int64_t features, int64_t width = kTile) {
+  const int64_t per_row = ceil_div(features, width);
+  const int64_t begin = unit % per_row * width;
   const int64_t left = features - begin;
-  return {unit / per_row, begin, left < kTile ? left : kTile};
+  return {unit / per_row, begin, left < width ? left : width};
 }
 
 // A tile of rows that may be broadcast.

@@ -29,4 +29,11 @@ inline unsigned blocks_for(int64_t threads) {
   return static_cast<unsigned>(blocks < limit ? blocks : limit);
 }
 
+// Few features leave most of the device idle, so their steps are spread over grid.y.
+inline unsigned step_groups(int64_t threads, int64_t steps) {
+  const int64_t wanted = 1 + (int64_t{1} << 17) / (threads + 1);
+  const int64_t groups = wanted < steps ? wanted : steps;
+  return static_cast<unsigned>(groups < 65535 ? groups : 65535);
+}
+
 }  // namespace pyxai_fast

@@ -111,13 +111,6 @@ __global__ void path_accumulate_kernel(PathAccumulate args) {
   }
 }
 
-// Few features leave most of the device idle, so their steps are spread over grid.y.
-unsigned step_groups(int64_t threads, int64_t steps) {
-  const int64_t wanted = 1 + (int64_t{1} << 17) / (threads + 1);
-  const int64_t groups = wanted < steps ? wanted : steps;
-  return static_cast<unsigned>(groups < 65535 ? groups : 65535);
-}
-
 template <typename Storage, typename Point, int Vector>
 void launch_points(const PathPoints& args, void* stream) {
   const int64_t threads = args.batch * (args.features / Vector);

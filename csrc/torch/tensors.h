@@ -156,6 +156,17 @@ inline Rows steps_by_batch(const Tensor& tensor, int64_t batch, const Tensor& li
   return {dense_doubles(tensor), {per_example ? batch : 1, per_example ? 1 : 0}};
 }
 
+// Whole numbers of any integer type, dense and as `type`.
+inline Tensor integers(const Tensor& tensor, ScalarType type, const Tensor& like, const char* op,
+                       const char* name) {
+  check_same_device(tensor, like, op, name);
+  const ScalarType given = tensor.scalar_type();
+  if (given != ScalarType::Int && given != ScalarType::Long) {
+    fail(op, ": ", name, " must be int32 or int64, got ", text_of(tensor));
+  }
+  return dense(as_type(tensor, type), MemoryFormat::Contiguous);
+}
+
 // Per-channel constants [C] as doubles.
 inline Tensor channel_constants(const Tensor& tensor, const Tensor& like, const char* op,
                                 const char* name) {

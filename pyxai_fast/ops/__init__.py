@@ -14,7 +14,9 @@ from .library import (
     native_kernels,
     set_cpu_isa,
 )
+from .noise import noise_contract, perturb
 from .path import path_accumulate, path_points
+from .random_key import random_key
 
 load_native()
 
@@ -25,7 +27,10 @@ __all__ = [
     "build_info",
     "cpu_isa",
     "native_kernels",
+    "noise_contract",
     "path_accumulate",
     "path_points",
+    "perturb",
+    "random_key",
     "set_cpu_isa",
 ]

@@ -6,6 +6,16 @@ place for its device. A kernel gives the same bits as its twin on the same devic
 operations are IEEE-exact (all of the path family is).
 """
 
+from .noise import noise_contract, noise_contract_out, perturb, perturb_out
 from .path import path_accumulate, path_accumulate_out, path_points, path_points_out
 
-__all__ = ["path_accumulate", "path_accumulate_out", "path_points", "path_points_out"]
+__all__ = [
+    "noise_contract",
+    "noise_contract_out",
+    "path_accumulate",
+    "path_accumulate_out",
+    "path_points",
+    "path_points_out",
+    "perturb",
+    "perturb_out",
+]

@@ -52,15 +52,13 @@ def natural_log(x: Tensor) -> Tensor:
     offset = x.view(torch.int32) - 0x3F3504F3
     e = (offset >> 23).float()
     f = ((offset & 0x007FFFFF) + 0x3F3504F3).view(torch.float32) - 1.0
-    p = f * 0.08743945509195328 + -0.14377330243587494
+    p = f * 0.118286311626434326 + -0.189004555344581604
     for coefficient in (
-        0.14949095249176025,
-        -0.16560696065425873,
-        0.19956977665424347,
-        -0.2500215470790863,
-        0.3333418369293213,
-        -0.49999988079071045,
-        1.0,
+        0.206037193536758423,
+        -0.248815149068832397,
+        0.33303394913673401,
+        -0.50001960992813110,
+        1.00000321865081787,
     ):
         p = p * f + coefficient
     return e * 0.6931471805599453 + p * f
@@ -69,14 +67,14 @@ def natural_log(x: Tensor) -> Tensor:
 def cosine_and_sine_of_turn(word: Tensor) -> tuple[Tensor, Tensor]:
     """Of 2 pi (word / 2^32), the word's low 8 bits ignored, float32."""
     quarter = word >> 30
-    x = ((word >> 8 & 0x003FFFFF).float() * 2.0**-22 - 0.5) * 1.5707963267948966
+    x = (word >> 8 & 0x003FFFFF).float() * 3.74507038714000367e-07 + -0.785398163397448310
     z = x * x
     sine = (
         (z * -0.0001950396253960207 + 0.008332036435604095) * z + -0.16666650772094727
     ) * z * x + x
     cosine = (
-        (z * 2.4379880414926447e-05 + -0.0013886619126424193) * z + 0.04166661575436592
-    ) * z * z + (z * -0.5 + 1.0)
+        ((z * 2.4379880414926447e-05 + -0.0013886619126424193) * z + 0.04166661575436592) * z - 0.5
+    ) * z + 1.0
     swapped = quarter % 2 == 1
     first, second = torch.where(swapped, sine, cosine), torch.where(swapped, cosine, sine)
     return (

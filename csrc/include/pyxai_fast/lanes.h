@@ -29,13 +29,6 @@ struct ScalarLanes {
 #endif
   }
 
-  // The two halves of a 64-bit product.
-  static PYXAI_FAST_INLINE void multiply(Word a, uint32_t b, Word& high, Word& low) {
-    const uint64_t product = static_cast<uint64_t>(a) * b;
-    high = static_cast<Word>(product >> 32);
-    low = static_cast<Word>(product);
-  }
-
   static PYXAI_FAST_INLINE Word broadcast(uint32_t value) { return value; }
 };
 

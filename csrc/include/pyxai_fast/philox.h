@@ -34,21 +34,16 @@ PYXAI_FAST_INLINE RandomKey random_key(const int64_t* key) {
 constexpr uint32_t kPhiloxM0 = 0xD2511F53, kPhiloxM1 = 0xCD9E8D57;  // multipliers
 constexpr uint32_t kPhiloxW0 = 0x9E3779B9, kPhiloxW1 = 0xBB67AE85;  // golden ratio, sqrt(3) - 1
 
-template <typename Lanes>
-PYXAI_FAST_INLINE void philox(typename Lanes::Word c0, typename Lanes::Word c1,
-                              typename Lanes::Word c2, typename Lanes::Word c3, uint64_t seed,
-                              typename Lanes::Word* words) {
-  using Word = typename Lanes::Word;
+PYXAI_FAST_INLINE void philox_rounds(ScalarLanes, uint32_t c0, uint32_t c1, uint32_t c2,
+                                     uint32_t c3, uint64_t seed, uint32_t* words) {
   uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
 #pragma GCC unroll 10
   for (int round = 0; round < 10; ++round) {
-    Word high0, low0, high1, low1;
-    Lanes::multiply(c0, kPhiloxM0, high0, low0);
-    Lanes::multiply(c2, kPhiloxM1, high1, low1);
-    c0 = high1 ^ c1 ^ key0;
-    c2 = high0 ^ c3 ^ key1;
-    c1 = low1;
-    c3 = low0;
+    const uint64_t p0 = uint64_t{kPhiloxM0} * c0, p1 = uint64_t{kPhiloxM1} * c2;
+    c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ key0;
+    c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ key1;
+    c1 = static_cast<uint32_t>(p1);
+    c3 = static_cast<uint32_t>(p0);
     key0 += kPhiloxW0;
     key1 += kPhiloxW1;
   }
@@ -56,6 +51,14 @@ PYXAI_FAST_INLINE void philox(typename Lanes::Word c0, typename Lanes::Word c1,
   words[1] = c1;
   words[2] = c2;
   words[3] = c3;
+}
+
+// The four words of a counter. Vectors have philox_rounds of their own.
+template <typename Lanes>
+PYXAI_FAST_INLINE void philox(typename Lanes::Word c0, typename Lanes::Word c1,
+                              typename Lanes::Word c2, typename Lanes::Word c3, uint64_t seed,
+                              typename Lanes::Word* words) {
+  philox_rounds(Lanes{}, c0, c1, c2, c3, seed, words);
 }
 
 }  // namespace pyxai_fast
