@@ -318,8 +318,34 @@ class _Perturb(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(inputs: Tensor, n_samples: int, *args: Any) -> Tensor:
-        points: Tensor = torch.ops.pyxai_fast.perturb.default(inputs, n_samples, *args)
+    def forward(
+        inputs: Tensor,
+        n_samples: int,
+        sigma: Tensor,
+        key: Tensor,
+        distribution: str,
+        antithetic: bool,
+        first_sample: int,
+        examples: Tensor | None,
+        mask: Tensor | None,
+        blocks: Tensor | None,
+        n_blocks: int,
+        active: Tensor | None,
+        shared: bool,
+        keep: float,
+        low: float | None,
+        high: float | None,
+        reflect: bool,
+        scale: Tensor | None,
+        shift: Tensor | None,
+        dtype: torch.dtype | None,
+        memory_format: torch.memory_format | None,
+    ) -> Tensor:
+        points: Tensor = torch.ops.pyxai_fast.perturb.default(
+            inputs, n_samples, sigma, key, distribution, antithetic, first_sample, examples, mask,
+            blocks, n_blocks, active, shared, keep, low, high, reflect, scale, shift, dtype,
+            memory_format,
+        )  # fmt: skip
         return points
 
     @staticmethod
