@@ -14,8 +14,8 @@ from .straight_line import StraightTrace
 class GaussianNeighbourhood:
     """n_steps copies x + sigma * noise, noise ~ N(0, 1), each with weight 1 / n_steps.
 
-    Smilkov et al., "SmoothGrad: removing noise by adding noise" (2017), equation 1. The noise of a
-    sample is drawn from (seed, sample, example), so chunks do not change it.
+    Smilkov et al., "SmoothGrad: removing noise by adding noise" (2017), equation 1. The noise is a
+    function of the seed, the sample, the example and the feature, so chunks do not change it.
 
     Args:
         sigma: standard deviation of the noise, in the units of the inputs.
@@ -57,41 +57,23 @@ class NoisyTrace(StraightTrace):
     ) -> None:
         ones = torch.ones(steps, dtype=torch.float64)
         super().__init__(inputs, baselines, ones, ones / steps, affine)
-        self.sigma = sigma
-        self.seed = seed
-        self.stream = stream
-
-    def _noise(self, step: int, examples: slice) -> Tensor:
-        # One generator a sample of an example: its noise depends on nothing but (seed, stream,
-        # sample, example), so no chunk draws what another one needs.
-        noise = torch.empty(
-            self.inputs[examples].shape, dtype=torch.float32, device=self.inputs.device
-        )
-        generator = torch.Generator(self.inputs.device)
-        for row, example in zip(noise, range(examples.start, examples.stop), strict=True):
-            state = self.seed
-            for part in (self.stream, step, example):
-                state = (state * 6_364_136_223_846_793_005 + part + 1) % 2**63
-            row.normal_(generator=generator.manual_seed(state))
-        return noise
+        self.sigma = torch.full((), sigma, dtype=torch.float64, device=inputs.device)
+        self.key = ops.random_key(seed, stream, device=inputs.device)
+        self.examples = torch.arange(inputs.shape[0], device=inputs.device)
 
     def points(
         self, examples: slice, steps: slice, memory_format: torch.memory_format, out: Tensor | None
     ) -> Tensor:
-        inputs = self.inputs[examples]
-        one = self.alphas[:1]
-        zero = torch.zeros((), dtype=inputs.dtype, device=inputs.device)
-        copies = [
-            ops.path_points(
-                torch.add(inputs, self._noise(step, examples), alpha=self.sigma),
-                zero,
-                one,
-                scale=self.scale,
-                shift=self.shift,
-                dtype=inputs.dtype,
-                memory_format=memory_format,
-                out=None if out is None else out.unflatten(0, (-1, inputs.shape[0]))[position],
-            )
-            for position, step in enumerate(range(self.steps)[steps])
-        ]
-        return torch.cat(copies) if out is None else out
+        first, last, _ = steps.indices(self.steps)
+        return ops.perturb(
+            self.inputs[examples],
+            last - first,
+            self.sigma,
+            self.key,
+            first_sample=first,
+            examples=self.examples[examples],
+            scale=self.scale,
+            shift=self.shift,
+            memory_format=memory_format,
+            out=out,
+        )
