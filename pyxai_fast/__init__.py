@@ -4,19 +4,27 @@
 >>> explanation = pyxai_fast.explain(model, images, method="integrated_gradients")  # doctest: +SKIP
 
 `explain` is the front door; the methods (captum's call) are classes of this module; the kernels are
-in `pyxai_fast.ops`.
+in `pyxai_fast.ops` for tensors (its import registers `torch.ops.pyxai_fast`) and in
+`pyxai_fast.arrays` for NumPy.
+
+Names are imported when they are first used, so that `pyxai_fast.arrays` needs no torch.
 """
 
-from . import ops
-from .explain import explain
-from .explanation import Explanation
-from .gradients import Autograd, Gradient
-from .info import info
-from .methods import METHODS, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
-from .models.preprocessing import Preprocessing
-from .paths import GaussianNeighbourhood, Path, StraightLine
-from .runtime.cost import Cost
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from .version import __version__
+
+if TYPE_CHECKING:
+    from . import ops
+    from .explanation import Explanation
+    from .front_door import explain
+    from .gradients import Autograd, Gradient
+    from .installation import info
+    from .methods import METHODS, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
+    from .models.preprocessing import Preprocessing
+    from .paths import GaussianNeighbourhood, Path, StraightLine
+    from .runtime.cost import Cost
 
 __all__ = [
     "METHODS",
@@ -37,3 +45,39 @@ __all__ = [
     "info",
     "ops",
 ]
+
+# Where each name is defined. No module is named as what it holds: once imported, it would take the
+# place of the name.
+_DEFINED_IN = {
+    "Explanation": "explanation",
+    "explain": "front_door",
+    "Autograd": "gradients",
+    "Gradient": "gradients",
+    "info": "installation",
+    "METHODS": "methods",
+    "InputXGradient": "methods",
+    "IntegratedGradients": "methods",
+    "Saliency": "methods",
+    "SmoothGrad": "methods",
+    "Preprocessing": "models.preprocessing",
+    "GaussianNeighbourhood": "paths",
+    "Path": "paths",
+    "StraightLine": "paths",
+    "Cost": "runtime.cost",
+}
+_MODULES = ("arrays", "gradients", "methods", "models", "ops", "paths", "reference", "runtime")
+
+if not TYPE_CHECKING:  # type checkers see the imports above, and only those
+
+    def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return import_module(f"{__name__}.{name}")
+        if name not in _DEFINED_IN:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_DEFINED_IN[name]}"), name)
+        globals()[name] = value  # found without this function from now on
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

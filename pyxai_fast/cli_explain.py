@@ -21,8 +21,8 @@ from torch import Tensor
 
 import pyxai_fast
 from pyxai_fast import ops, plots
-from pyxai_fast.explain import explain
 from pyxai_fast.explanation import Explanation
+from pyxai_fast.front_door import explain
 from pyxai_fast.images import gaussian_blur, read_images
 from pyxai_fast.methods import METHODS
 from pyxai_fast.models.preprocessing import Preprocessing

@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "pyxai_fast/cpu_isa.h"
+
 namespace pyxai_fast {
 namespace {
 
@@ -52,21 +54,15 @@ std::atomic<int>& level() {
 
 Isa active_isa() { return static_cast<Isa>(level().load(std::memory_order_relaxed)); }
 
+const char* cpu_isa() { return kNames[static_cast<int>(active_isa())]; }
+
+const char* best_cpu_isa() { return kNames[static_cast<int>(best_isa())]; }
+
+bool set_cpu_isa(const char* name) {
+  const int wanted = level_named(name);
+  if (wanted < 0) return false;
+  level().store(wanted, std::memory_order_relaxed);
+  return true;
+}
+
 }  // namespace pyxai_fast
-
-// A C interface, so that Python reads and sets the level with ctypes.
-extern "C" PYXAI_FAST_API const char* pyxai_fast_cpu_isa() {
-  return pyxai_fast::kNames[static_cast<int>(pyxai_fast::active_isa())];
-}
-
-extern "C" PYXAI_FAST_API const char* pyxai_fast_best_cpu_isa() {
-  return pyxai_fast::kNames[static_cast<int>(pyxai_fast::best_isa())];
-}
-
-// Returns 0, or -1 and changes nothing when the level is unknown or not supported here.
-extern "C" PYXAI_FAST_API int pyxai_fast_set_cpu_isa(const char* name) {
-  const int wanted = pyxai_fast::level_named(name);
-  if (wanted < 0) return -1;
-  pyxai_fast::level().store(wanted, std::memory_order_relaxed);
-  return 0;
-}

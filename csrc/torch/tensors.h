@@ -1,14 +1,19 @@
 // What every op does with its tensors before a kernel runs: check them, bring them into the memory
 // order of the kernel, and describe broadcast ones by strides of zero.
 //
-// Everything here is torch's stable ABI, so one library serves every torch from 2.11 on.
+// Everything here is torch's stable ABI, so one library serves every torch from 2.11 on. The NumPy
+// module compiles the same files with the few names they use defined for arrays.
 #pragma once
 
+#if defined(PYXAI_FAST_NUMPY)
+#include "numpy_tensors.h"
+#else
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/MemoryFormat.h>
 #include <torch/headeronly/core/ScalarType.h>
+#endif
 
 #include <optional>
 #include <sstream>

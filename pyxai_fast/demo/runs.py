@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pyxai_fast import ops
-from pyxai_fast.explain import explain
 from pyxai_fast.explanation import Explanation
+from pyxai_fast.front_door import explain
 from pyxai_fast.methods import METHODS
 
 # The method that is run on every backend, not only on the best one.

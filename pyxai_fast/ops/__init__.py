@@ -4,11 +4,11 @@ Usable on their own, without any method of this package. Every op runs as PyTorc
 (CPU) or CUDA, chosen by the tensors' device and by what was built; see `backends()`.
 """
 
+from ..native import build_info
 from .library import (
     available_cpu_isas,
     backend_of,
     backends,
-    build_info,
     cpu_isa,
     load_native,
     native_kernels,

@@ -8,24 +8,17 @@ without a build. `native_kernels(False)` sends every call to the reference for a
 from __future__ import annotations
 
 import ctypes
-import json
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..native import NATIVE_DIRECTORY, SWITCHED_OFF, build_info, switched_off
 from ..version import __version__
 
 NAMESPACE = "pyxai_fast"
-# Where another build lies, for tests of it.
-NATIVE_DIRECTORY = Path(
-    os.environ.get("PYXAI_FAST_NATIVE_DIRECTORY")
-    or Path(__file__).resolve().parent.parent / "_native"
-)
 
 _library = torch.library.Library(NAMESPACE, "DEF")
 _schemas: dict[str, str] = {}  # by op: "path_points", "path_points.out"
@@ -60,8 +53,8 @@ def load_native() -> None:
     wanted = ["cpu"] + (["cuda"] if torch.version.cuda is not None else [])
     for backend in wanted:
         path = NATIVE_DIRECTORY / f"_ops_{backend}.so"
-        if os.environ.get("PYXAI_FAST_NATIVE", "on").lower() == "off":
-            _loaded[backend] = "switched off by PYXAI_FAST_NATIVE=off"
+        if switched_off():
+            _loaded[backend] = SWITCHED_OFF
         elif not path.exists():
             _loaded[backend] = "not built"
         else:
@@ -175,10 +168,3 @@ def backends() -> dict[str, str]:
     """What runs the ops: {"reference": ..., "cpu": ..., "cuda": ...}, each "loaded" or why not."""
     cuda = _loaded.get("cuda", "torch is a CPU build")
     return {"reference": "loaded", "cpu": _loaded.get("cpu", "not built"), "cuda": cuda}
-
-
-def build_info() -> dict[str, str]:
-    """How the native libraries were built (compiler, CUDA version and architectures)."""
-    path = NATIVE_DIRECTORY / "build_info.json"
-    info: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-    return info

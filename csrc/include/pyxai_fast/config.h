@@ -14,4 +14,9 @@
 // keep one copy for all of them, possibly the one that older processors cannot execute.
 #define PYXAI_FAST_INLINE PYXAI_FAST_HD inline __attribute__((always_inline))
 
-#define PYXAI_FAST_API __attribute__((visibility("default")))
+// What the static libraries offer. A shared library that links them keeps it to itself, so two
+// such libraries in one process never call each other's kernels.
+#define PYXAI_FAST_API __attribute__((visibility("hidden")))
+
+// What a shared library shows, to be called through ctypes.
+#define PYXAI_FAST_EXPORT __attribute__((visibility("default")))

@@ -56,37 +56,37 @@ __global__ void off_by_one_shared_kernel(bool dynamic) {
 
 extern "C" {
 
-PYXAI_FAST_API int broken_missing_barrier(const float* values, float* reversed) {
+PYXAI_FAST_EXPORT int broken_missing_barrier(const float* values, float* reversed) {
   PYXAI_FAST_LAUNCH(missing_barrier_kernel, 1, 64, nullptr, values, reversed);
   return cudaGetLastError();
 }
 
-PYXAI_FAST_API int broken_divergent_barrier(float* values, int wait_elsewhere) {
+PYXAI_FAST_EXPORT int broken_divergent_barrier(float* values, int wait_elsewhere) {
   PYXAI_FAST_LAUNCH(divergent_barrier_kernel, 1, 64, nullptr, values, wait_elsewhere != 0);
   return cudaGetLastError();
 }
 
-PYXAI_FAST_API int broken_divergent_shuffle(float* values) {
+PYXAI_FAST_EXPORT int broken_divergent_shuffle(float* values) {
   PYXAI_FAST_LAUNCH(divergent_shuffle_kernel, 1, 64, nullptr, values);
   return cudaGetLastError();
 }
 
-PYXAI_FAST_API int broken_absent_lane(float* values) {
+PYXAI_FAST_EXPORT int broken_absent_lane(float* values) {
   PYXAI_FAST_LAUNCH(absent_lane_kernel, 1, 16, nullptr, values);
   return cudaGetLastError();
 }
 
-PYXAI_FAST_API int broken_misaligned_load(const float* values, float* first) {
+PYXAI_FAST_EXPORT int broken_misaligned_load(const float* values, float* first) {
   PYXAI_FAST_LAUNCH(misaligned_load_kernel, 1, 1, nullptr, values, first);
   return cudaGetLastError();
 }
 
-PYXAI_FAST_API int broken_off_by_one(float* values, int count) {
+PYXAI_FAST_EXPORT int broken_off_by_one(float* values, int count) {
   PYXAI_FAST_LAUNCH(off_by_one_kernel, 1, 32, nullptr, values, count);
   return cudaGetLastError();
 }
 
-PYXAI_FAST_API int broken_off_by_one_shared(int dynamic) {
+PYXAI_FAST_EXPORT int broken_off_by_one_shared(int dynamic) {
   PYXAI_FAST_LAUNCH_SHARED(off_by_one_shared_kernel, 1, 64, 64 * sizeof(float), nullptr,
                            dynamic != 0);
   return cudaGetLastError();

@@ -20,11 +20,11 @@ STABLE_TORCH_LIBRARY_IMPL(pyxai_fast_emulated, CPU, library) {
 
 extern "C" {
 
-PYXAI_FAST_API void emulated_order(int order, unsigned seed) {
+PYXAI_FAST_EXPORT void emulated_order(int order, unsigned seed) {
   emulator::set_order(static_cast<emulator::Order>(order), seed);
 }
-PYXAI_FAST_API void emulated_limit_grid(unsigned blocks) { emulator::limit_grid(blocks); }
-PYXAI_FAST_API const char* emulated_failure() { return emulator::failure().c_str(); }
-PYXAI_FAST_API int64_t emulated_blocks() { return emulator::blocks_run(); }
+PYXAI_FAST_EXPORT void emulated_limit_grid(unsigned blocks) { emulator::limit_grid(blocks); }
+PYXAI_FAST_EXPORT const char* emulated_failure() { return emulator::failure().c_str(); }
+PYXAI_FAST_EXPORT int64_t emulated_blocks() { return emulator::blocks_run(); }
 
 }  // extern "C"

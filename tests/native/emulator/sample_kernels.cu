@@ -71,29 +71,29 @@ __global__ void indices_kernel(unsigned* found) {
 
 extern "C" {
 
-PYXAI_FAST_API int sample_block_sums(const float* values, float* sums, int count, int threads) {
+PYXAI_FAST_EXPORT int sample_block_sums(const float* values, float* sums, int count, int threads) {
   const unsigned blocks = static_cast<unsigned>((count + threads - 1) / threads);
   PYXAI_FAST_LAUNCH(block_sums_kernel, blocks, threads, nullptr, values, sums, count);
   return cudaGetLastError();
 }
 
-PYXAI_FAST_API int sample_reverse(const float* values, float* reversed, int blocks, int threads) {
+PYXAI_FAST_EXPORT int sample_reverse(const float* values, float* reversed, int blocks, int threads) {
   PYXAI_FAST_LAUNCH_SHARED(reverse_kernel, blocks, threads, threads * sizeof(float), nullptr,
                            values, reversed);
   return cudaGetLastError();
 }
 
-PYXAI_FAST_API int sample_warp_words(int* found) {
+PYXAI_FAST_EXPORT int sample_warp_words(int* found) {
   PYXAI_FAST_LAUNCH(warp_words_kernel, 1, dim3(16, 4), nullptr, found);
   return cudaGetLastError();
 }
 
-PYXAI_FAST_API int sample_unwritten_shared(float* found) {
+PYXAI_FAST_EXPORT int sample_unwritten_shared(float* found) {
   PYXAI_FAST_LAUNCH(unwritten_shared_kernel, 1, 64, nullptr, found);
   return cudaGetLastError();
 }
 
-PYXAI_FAST_API int sample_indices(unsigned* found, const unsigned* grid, const unsigned* block) {
+PYXAI_FAST_EXPORT int sample_indices(unsigned* found, const unsigned* grid, const unsigned* block) {
   PYXAI_FAST_LAUNCH(indices_kernel, dim3(grid[0], grid[1], grid[2]),
                     dim3(block[0], block[1], block[2]), nullptr, found);
   return cudaGetLastError();

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from . import ops
+from .native import array_module
 from .version import __version__
 
 
@@ -34,6 +35,7 @@ def info() -> dict[str, Any]:
         "torch": torch.__version__,
         "platform": platform.platform(),
         "backends": ops.backends(),
+        "arrays": "built" if array_module() else "not built",
         "build": ops.build_info(),
         "cpu": {
             "isa": ops.cpu_isa(),
