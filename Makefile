@@ -5,7 +5,7 @@
 #   PYTHON=python3.12        the interpreter that .venv is made of, 3.11 or later
 #   PYXAI_FAST_NATIVE=off    no native libraries: pure PyTorch
 #   PYTEST_ARGS="-k path"    more arguments for pytest
-#   CXX, PYXAI_FAST_CUDA, PYXAI_FAST_CUDA_ARCHS, CMAKE_ARGS, MAX_JOBS   for the build: see setup.py
+#   CXX, PYXAI_FAST_PYTHON, PYXAI_FAST_CUDA, PYXAI_FAST_CUDA_ARCHS, CMAKE_ARGS, MAX_JOBS   for the build: see setup.py
 
 SHELL := bash
 VENV := .venv
@@ -105,7 +105,7 @@ $(VENV)/.toolchain: FORCE | $(VENV)/.python
 	  "nvcc: $(NVCC); $(PYXAI_FAST_CUDA) $(PYXAI_FAST_CUDA_ARCHS) $(CMAKE_ARGS)" > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-BUILT_FROM := CMakeLists.txt setup.py pyproject.toml pyxai_fast/version.txt $(shell find csrc -type f)
+BUILT_FROM := CMakeLists.txt setup.py pyproject.toml pyxai_fast/version.txt $(shell find cmake csrc -type f)
 
 $(VENV)/.installed: $(VENV)/.requirements $(VENV)/.toolchain $(BUILT_FROM)
 	@$(if $(filter $(VENV)/.toolchain,$?),rm -rf build/native)

@@ -4,6 +4,8 @@ pyproject.toml holds the metadata. This file adds one command, BuildNative, and 
 question: what can be built here? Environment:
 
     PYXAI_FAST_NATIVE=on|off         off installs pure Python (default on)
+    PYXAI_FAST_PYTHON=auto|on|off    auto builds the NumPy module when pybind11 and Python's headers
+                                     are found; off gives a wheel for every version of Python
     PYXAI_FAST_CUDA=auto|on|off      auto builds CUDA when nvcc is found and torch is a CUDA build
     PYXAI_FAST_CUDA_ARCHS=90-real    CMake architectures (also: TORCH_CUDA_ARCH_LIST="9.0")
     CMAKE_ARGS, MAX_JOBS             passed on to CMake
@@ -15,6 +17,7 @@ would then fetch a second torch into an isolated environment. Hence --no-build-i
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import shutil
@@ -38,6 +41,23 @@ def setting(name: str, choices: tuple[str, ...]) -> str:
 
 
 NATIVE = setting("PYXAI_FAST_NATIVE", ("on", "off")) == "on"
+
+
+def lacks_for_python() -> str | None:
+    """Why the NumPy module is not built, or None. A wheel with it is for one version of Python."""
+    wish = setting("PYXAI_FAST_PYTHON", ("auto", "on", "off"))
+    if wish == "off":
+        return "PYXAI_FAST_PYTHON=off"
+    missing = (
+        "pybind11 was not found (pip install pybind11)"
+        if importlib.util.find_spec("pybind11") is None
+        else "Python.h was not found (Debian/Ubuntu: apt-get install python3-dev)"
+        if not Path(sysconfig.get_path("include"), "Python.h").exists()
+        else None
+    )
+    if missing and wish == "on":
+        raise SystemExit(f"setup: PYXAI_FAST_PYTHON=on, but {missing}")
+    return missing
 
 
 def find_nvcc() -> str | None:
@@ -90,6 +110,7 @@ class BuildNative(build_ext):
             cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
             "-DCMAKE_BUILD_TYPE=" + ("Debug" if self.debug else "Release"),
             f"-DPYXAI_FAST_TORCH={Path(torch.__file__).parent}",
+            *self.python_options(),
             *self.cuda_options(torch),
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]  # fmt: skip
@@ -98,7 +119,20 @@ class BuildNative(build_ext):
         run([cmake, "--build", str(build), *jobs], programs)
         # Only now: a build that fails leaves what was installed before.
         shutil.rmtree(destination, ignore_errors=True)
-        run([cmake, "--install", str(build), "--prefix", str(destination)], programs)
+        install = ["--component", "python", "--prefix", str(destination)]
+        run([cmake, "--install", str(build), *install], programs)
+
+    def python_options(self) -> list[str]:
+        if (missing := lacks_for_python()) is not None:
+            print(f"setup: the NumPy module is not built: {missing}")
+            return ["-DPYXAI_FAST_PYTHON=OFF"]
+        import pybind11
+
+        return [
+            "-DPYXAI_FAST_PYTHON=ON",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        ]
 
     def cuda_options(self, torch) -> list[str]:
         wish = setting("PYXAI_FAST_CUDA", ("auto", "on", "off"))
@@ -130,10 +164,13 @@ class BuildNative(build_ext):
 
 
 class NativeWheel(bdist_wheel):
-    """Tags the wheel py3-none-PLATFORM: the libraries use no Python symbols."""
+    """Tags the wheel py3-none-PLATFORM, unless it holds the NumPy module: the rest knows no Python."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        return "py3", "none", super().get_tag()[2] if NATIVE else "any"
+        if not NATIVE:
+            return "py3", "none", "any"
+        tag: tuple[str, str, str] = super().get_tag()
+        return tag if lacks_for_python() is None else ("py3", "none", tag[2])
 
 
 if sys.platform == "win32" and NATIVE:

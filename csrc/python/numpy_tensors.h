@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -24,11 +25,19 @@ namespace headeronly {
 enum class ScalarType { Bool, Byte, Char, Short, Int, Long, Half, BFloat16, Float, Double };
 enum class MemoryFormat { Contiguous, ChannelsLast, ChannelsLast3d };
 
-// In the order of ScalarType.
-inline constexpr const char* kTypeNames[] = {"bool",  "uint8",   "int8",     "int16",   "int32",
-                                             "int64", "float16", "bfloat16", "float32", "float64"};
+struct TypeName {
+  char kind;  // NumPy's, with the size in bytes
+  int64_t size;
+  const char* name;
+};
 
-inline const char* toString(ScalarType type) { return kTypeNames[static_cast<int>(type)]; }
+// In the order of ScalarType.
+inline constexpr TypeName kTypes[] = {
+    {'b', 1, "bool"},    {'u', 1, "uint8"},  {'i', 1, "int8"},    {'i', 2, "int16"},
+    {'i', 4, "int32"},   {'i', 8, "int64"},  {'f', 2, "float16"}, {'V', 2, "bfloat16"},
+    {'f', 4, "float32"}, {'f', 8, "float64"}};
+
+inline const char* toString(ScalarType type) { return kTypes[static_cast<int>(type)].name; }
 
 }  // namespace headeronly
 
@@ -38,9 +47,13 @@ using headeronly::MemoryFormat;
 using headeronly::ScalarType;
 
 inline std::optional<ScalarType> type_of(const py::dtype& dtype) {
-  const std::string name = py::str(dtype.attr("name"));
-  for (int i = 0; i < static_cast<int>(std::size(headeronly::kTypeNames)); ++i) {
-    if (name == headeronly::kTypeNames[i]) return static_cast<ScalarType>(i);
+  const char kind = dtype.kind();
+  for (int i = 0; i < static_cast<int>(std::size(headeronly::kTypes)); ++i) {
+    const headeronly::TypeName& type = headeronly::kTypes[i];
+    if (kind != type.kind || dtype.itemsize() != type.size) continue;
+    // Kind 'V' is any type of another package.
+    if (kind == 'V' && std::string(py::str(dtype.attr("name"))) != type.name) continue;
+    return static_cast<ScalarType>(i);
   }
   return std::nullopt;
 }

@@ -11,21 +11,23 @@ import numpy as np
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-FLOATING = ("float16", "bfloat16", "float32", "float64")
+FLOATING = "float16, bfloat16, float32 or float64"
 
 
 def check_floating(op: str, name: str, array: Any) -> None:
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{op}: {name} must be a NumPy array, got {type(array).__name__}")
-    if array.dtype.name not in FLOATING:
-        raise TypeError(f"{op}: {name} must be {_listed(FLOATING)}, got {array.dtype}")
+    if not _is_floating(array.dtype):
+        raise TypeError(f"{op}: {name} must be {FLOATING}, got {array.dtype}")
 
 
 def readable(op: str, name: str, array: Any) -> Array:
     """The array, or a copy of one that the kernels cannot read: unaligned or of foreign bytes."""
     check_floating(op, name, array)
-    native: Array = np.require(array, array.dtype.newbyteorder("="), "A")
-    return native
+    if array.flags.aligned and array.dtype.isnative:
+        checked: Array = array
+        return checked
+    return np.array(array, array.dtype.newbyteorder("="))
 
 
 def readable_or_none(op: str, name: str, array: Any) -> Array | None:
@@ -51,16 +53,18 @@ def check_written(op: str, name: str, array: Any) -> None:
 
 
 def float_dtype(op: str, dtype: Any) -> np.dtype[Any]:
-    wanted = np.dtype(dtype)
-    if wanted.name not in FLOATING:
-        raise TypeError(f"{op}: dtype must be {_listed(FLOATING)}, got {wanted}")
+    wanted: np.dtype[Any] = np.dtype(dtype)
+    if not (_is_floating(wanted) and wanted.isnative):
+        raise TypeError(f"{op}: dtype must be {FLOATING}, got {wanted}")
     return wanted
 
 
 def common_dtype(inputs: Array, baselines: Array) -> np.dtype[Any]:
-    """Of two arrays the wider type; a scalar baseline has no say."""
-    if baselines.ndim == 0:
+    """Of two arrays the wider type; a scalar baseline has no say. As torch has it."""
+    if baselines.ndim == 0 or inputs.dtype == baselines.dtype:
         return inputs.dtype
+    if inputs.itemsize == baselines.itemsize == 2:  # float16 and bfloat16
+        return np.dtype(np.float32)
     common: np.dtype[Any] = np.promote_types(inputs.dtype, baselines.dtype)
     return common
 
@@ -73,5 +77,5 @@ def thread_count(op: str, n_threads: Any) -> int:
     return min(n_threads, 1024)
 
 
-def _listed(names: tuple[str, ...]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
+def _is_floating(dtype: np.dtype[Any]) -> bool:
+    return dtype.char in "efd" or dtype.name == "bfloat16"
