@@ -5,7 +5,8 @@
 #   PYTHON=python3.12        the interpreter that .venv is made of, 3.11 or later
 #   PYXAI_FAST_NATIVE=off    no native libraries: pure PyTorch
 #   PYTEST_ARGS="-k path"    more arguments for pytest
-#   CXX, PYXAI_FAST_PYTHON, PYXAI_FAST_CUDA, PYXAI_FAST_CUDA_ARCHS, CMAKE_ARGS, MAX_JOBS   for the build: see setup.py
+#   CXX, PYXAI_FAST_PYTHON, PYXAI_FAST_CUDA, PYXAI_FAST_CUDA_ARCHS, CMAKE_ARGS, MAX_JOBS
+#                            for the build: see setup.py
 
 SHELL := bash
 VENV := .venv
@@ -102,7 +103,7 @@ $(VENV)/.requirements: requirements.txt $(VENV)/.python
 $(VENV)/.toolchain: FORCE | $(VENV)/.python
 	@$(if $(COMPILER)$(filter off,$(NATIVE_WISH)),,echo "$(NO_COMPILER)")
 	@echo "native: $(PYXAI_FAST_NATIVE); compiler: $(COMPILER) $(call first_line,$(COMPILER));" \
-	  "nvcc: $(NVCC); $(PYXAI_FAST_CUDA) $(PYXAI_FAST_CUDA_ARCHS) $(CMAKE_ARGS)" > $@.new
+	  "nvcc: $(NVCC); $(PYXAI_FAST_PYTHON) $(PYXAI_FAST_CUDA) $(PYXAI_FAST_CUDA_ARCHS) $(CMAKE_ARGS)" > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 BUILT_FROM := CMakeLists.txt setup.py pyproject.toml pyxai_fast/version.txt $(shell find cmake csrc -type f)

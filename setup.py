@@ -164,7 +164,7 @@ class BuildNative(build_ext):
 
 
 class NativeWheel(bdist_wheel):
-    """Tags the wheel py3-none-PLATFORM, unless it holds the NumPy module: the rest knows no Python."""
+    """Tags the wheel py3-none-PLATFORM; with the NumPy module, for this version of Python."""
 
     def get_tag(self) -> tuple[str, str, str]:
         if not NATIVE:
