@@ -10,13 +10,21 @@ from importlib import metadata, resources
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import needs_native_cpu
-from native.stable_abi import unstable_symbols
+from native.stable_abi import (
+    Version,
+    imported_symbols,
+    needed_libraries,
+    newer_than,
+    stable_symbols,
+    unstable_symbols,
+)
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import pyxai_fast
-from pyxai_fast.ops.library import NATIVE_DIRECTORY
+from pyxai_fast.native import NATIVE_DIRECTORY, array_module
 
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE_SOURCES = {".cpp", ".cu"}
@@ -92,12 +100,69 @@ def test_requirements_are_pinned_and_cover_what_the_package_declares() -> None:
             assert requirement.specifier.contains(pins[name]), requirement
 
 
-@needs_native_cpu
-@pytest.mark.skipif(
-    sys.platform != "linux" or shutil.which("nm") is None, reason="reads ELF symbols with nm"
+reads_elf = pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("nm") is None or shutil.which("readelf") is None,
+    reason="reads ELF files with nm and readelf",
 )
-def test_native_libraries_keep_to_the_stable_abi() -> None:
-    libraries = list(NATIVE_DIRECTORY.glob("*.so"))
+TORCH_INCLUDE = Path(torch.__file__).parent / "include"
+
+
+def oldest_torch() -> Version:
+    """The oldest torch that the package says it works with."""
+    requirements = map(Requirement, metadata.requires("pyxai-fast") or [])
+    (specifier,) = next(r.specifier for r in requirements if r.name == "torch")
+    assert specifier.operator == ">="
+    major, minor = map(int, specifier.version.split("."))
+    return major, minor
+
+
+def native_libraries() -> list[Path]:
+    libraries = sorted(NATIVE_DIRECTORY.glob("*.so"))
     assert libraries
-    for library in libraries:
+    return libraries
+
+
+@needs_native_cpu
+@reads_elf
+def test_native_libraries_keep_to_the_stable_abi() -> None:
+    for library in native_libraries():
         assert unstable_symbols(library) == []
+
+
+@needs_native_cpu
+@reads_elf
+def test_native_libraries_need_no_newer_torch_than_the_package() -> None:
+    newer = newer_than(oldest_torch(), TORCH_INCLUDE)
+    assert newer_than((2, 9), TORCH_INCLUDE) > newer
+    assert "torch_call_dispatcher" in newer_than((2, 9), TORCH_INCLUDE) - newer
+    for library in native_libraries():
+        if library.stem.startswith("_ops_"):
+            assert "torch_call_dispatcher" in stable_symbols(library)
+            assert not newer & set(stable_symbols(library))
+
+
+@in_source_tree
+def test_the_build_targets_the_oldest_torch() -> None:
+    major, minor = oldest_torch()
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    assert re.findall(r"TORCH_TARGET_VERSION=(\w+)", cmake) == [
+        f"0x{major:02x}{minor:02x}000000000000"
+    ]
+
+
+@reads_elf
+@pytest.mark.skipif(array_module() is None, reason="the NumPy module was not built")
+def test_the_numpy_module_knows_no_torch() -> None:
+    module = array_module()
+    assert module is not None
+    assert [name for name in imported_symbols(module) if "torch" in name] == []
+    assert [name for name in needed_libraries(module) if "torch" in name or "c10" in name] == []
+    assert any("PyObject" in name for name in imported_symbols(module))
+
+
+@needs_native_cpu
+def test_nothing_but_python_s_part_is_installed_with_the_package() -> None:
+    files = {path.name for path in NATIVE_DIRECTORY.rglob("*")}
+    module = array_module()
+    allowed = {"_ops_cpu.so", "_ops_cuda.so", "build_info.json", module.name if module else ""}
+    assert files <= allowed
