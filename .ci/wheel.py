@@ -2,12 +2,14 @@
 
     .venv/bin/python .ci/wheel.py
 
-sdist -> native wheel and pure-Python wheel, both built from the unpacked sdist -> one fresh virtual
-environment each, which borrows torch and the rest from the environment that runs this script.
+sdist -> native wheel, the same without the NumPy module (for every Python), and pure-Python wheel,
+built from the unpacked sdist -> a fresh virtual environment for the first and the last, which
+borrows torch and the rest from the environment that runs this script.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -21,10 +23,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # What the sdist must hold to be built, tested and changed.
 NEEDED = (
-    "CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "README.md",
+    "CMakeLists.txt", "cmake/pyxai_fastConfig.cmake.in", "setup.py", "pyproject.toml", "LICENSE",
+    "README.md", "examples/captum_integrated_gradients.py", "csrc/python/module.cpp",
     "csrc/include/pyxai_fast/config.h", "csrc/cpu/isa.cpp", "csrc/cuda/launch.cuh",
     "csrc/torch/tensors.h", "pyxai_fast/version.txt", "pyxai_fast/py.typed", "tests/conftest.py",
 )  # fmt: skip
+LIBRARY = "_ops_cpu.so"
+MODULE = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
 CHECK = """
 import sys, pyxai_fast
 from pathlib import Path
@@ -39,17 +44,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pyxai_fast_wheel_") as name:
         work = Path(name)
         source = unpacked_sdist(work)
-        native = wheel(source, work / "native", "on")
-        pure = wheel(source, work / "pure", "off")
+        native = wheel(source, work / "native")
+        every_python = wheel(source, work / "every-python", PYXAI_FAST_PYTHON="off")
+        pure = wheel(source, work / "pure", PYXAI_FAST_NATIVE="off")
         shutil.rmtree(source)
 
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-        check(native, tag=f"py3-none-{platform}", libraries=True)
-        check(pure, tag="py3-none-any", libraries=False)
+        python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+        if has_pybind11():
+            check(native, f"{python}-{python}{sys.abiflags}-{platform}", {LIBRARY, MODULE})
+        else:
+            check(native, f"py3-none-{platform}", {LIBRARY})
+        check(every_python, f"py3-none-{platform}", {LIBRARY})
+        check(pure, "py3-none-any", set())
 
         tests = copied_tests(work / "copy")
-        kernels = [*tests.glob("test_*_ops.py"), tests / "test_integrated_gradients.py"]
-        test(native, work / "native-venv", "loaded", [*kernels, tests / "test_packaging.py"])
+        more = ("integrated_gradients", "arrays", "import", "packaging")
+        files = [*tests.glob("test_*_ops.py"), *(tests / f"test_{name}.py" for name in more)]
+        test(native, work / "native-venv", "loaded", files)
         test(pure, work / "pure-venv", "not built", [tests / "test_integrated_gradients.py"])
     print("wheels: passed")
 
@@ -82,26 +94,34 @@ def unpacked_sdist(work: Path) -> Path:
     return source
 
 
-def wheel(source: Path, directory: Path, native: str) -> Path:
+def has_pybind11() -> bool:
+    """Whether the NumPy module can be built here."""
+    headers = Path(sysconfig.get_path("include"), "Python.h").exists()
+    return headers and importlib.util.find_spec("pybind11") is not None
+
+
+def wheel(source: Path, directory: Path, **environment: str) -> Path:
     run(
         sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps",
         "--no-index", "--wheel-dir", directory, source,
-        cwd=source.parent, PYXAI_FAST_NATIVE=native,
+        cwd=source.parent, **environment,
     )  # fmt: skip
     (path,) = directory.glob("*.whl")
     return path
 
 
-def check(path: Path, *, tag: str, libraries: bool) -> None:
+def check(path: Path, tag: str, libraries: set[str]) -> None:
     print(f"wheels: {path.name}: {path.stat().st_size // 1024} KiB")
     if not path.name.endswith(f"-{tag}.whl"):
         raise SystemExit(f"wheels: {path.name} must be tagged {tag}")
     names = zipfile.ZipFile(path).namelist()
-    if libraries != ("pyxai_fast/_native/_ops_cpu.so" in names):
-        raise SystemExit(f"wheels: {path.name} must {'' if libraries else 'not '}hold _ops_cpu.so")
+    native = {Path(name).name for name in names if name.startswith("pyxai_fast/_native/")}
+    if native - {"build_info.json", "_ops_cuda.so"} != libraries:
+        raise SystemExit(f"wheels: {path.name} must hold {libraries}, and holds {native}")
     roots = {name.split("/", 1)[0] for name in names}
     strays = [name for name in roots if name != "pyxai_fast" and not name.endswith(".dist-info")]
-    if strays or any("csrc" in name for name in names):
+    strays += [name for name in names if name.endswith((".h", ".a", ".cmake", ".cpp", ".cu"))]
+    if strays:
         raise SystemExit(f"wheels: {path.name} must hold the package alone, and holds {strays}")
 
 

@@ -90,6 +90,21 @@ def test_an_installed_kernel_runs_on_every_instruction_set(consumer: Path) -> No
         assert [float(word) for word in points.split()] == expected
 
 
+def test_the_program_of_the_readme_says_what_it_says(prefix: Path, tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (program,) = re.findall(r"```cpp\n(.*?)```", readme, re.DOTALL)
+    source = tmp_path / "readme.cpp"
+    source.write_text(program)
+    build = tmp_path / "build"
+    cmake(
+        "-S", CONSUMER, "-B", build, *generator(), f"-DCMAKE_PREFIX_PATH={prefix}",
+        f"-DCONSUMER_SOURCE={source}",
+    )  # fmt: skip
+    cmake("--build", build)
+    (said,) = re.findall(r"printf.*// (.+)", program)
+    assert run(build / "consumer").strip() == said
+
+
 def test_how_we_compile_is_not_how_others_must(consumer: Path) -> None:
     (command,) = json.loads((consumer / "compile_commands.json").read_text())
     flags = [word for word in command["command"].split() if word[:2] in ("-W", "-f", "-O", "-m")]

@@ -2,13 +2,14 @@
 
     python tests/native/sanitised.py [pytest arguments]
 
-Both the CPU kernels and the emulated CUDA kernels, on the tensors of the ordinary tests: whatever
-they read or write outside of a tensor ends the run. Before that, a mistake made on purpose must be
-found, or the sanitisers are not at work.
+The CPU kernels, for tensors and for NumPy, and the emulated CUDA kernels, on the data of the
+ordinary tests: whatever they read or write outside of it ends the run. Before that, a mistake made
+on purpose must be found, or the sanitisers are not at work.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -22,11 +23,12 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "sanitised"
 NATIVE = BUILD / "native"
 EMULATED = BUILD / "tests" / "native" / "emulator" / "_ops_emulated.so"
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 PATH = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
 # Every kernel, on a choice of its tests: sanitised kernels are slow. What is out of bounds is so
 # in any order of threads.
-CHOICE = "bits_of_the_reference and not reference- and not reversed and not shuffled"
-TESTS = ["tests", "-k", CHOICE]
+KERNELS = "bits_of_the_reference and not reference- and not reversed and not shuffled"
+TESTS = ["tests", "-k", f"bits_of_torch or ({KERNELS})"]
 MISTAKE = """
 import ctypes, sys, torch
 short = torch.zeros(8)
@@ -40,13 +42,19 @@ def main() -> int:
         print("sanitised: SKIPPED: needs Linux and g++")
         return 0
     cmake = shutil.which("cmake", path=PATH) or "cmake"
+    headers = Path(sysconfig.get_path("include"), "Python.h").exists()
+    with_numpy = headers and importlib.util.find_spec("pybind11") is not None
     run(
         cmake, "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", "-DPYXAI_FAST_TESTS=ON",
         "-DPYXAI_FAST_SANITISE=ON", f"-DPYXAI_FAST_TORCH={Path(torch.__file__).parent}",
+        f"-DPYXAI_FAST_PYTHON={'ON' if with_numpy else 'OFF'}",
+        f"-DPython_EXECUTABLE={sys.executable}",
     )  # fmt: skip
-    run(cmake, "--build", str(BUILD), "--target", "_ops_cpu", "_ops_emulated")
-    NATIVE.mkdir(exist_ok=True)
-    for name in ("_ops_cpu.so", "build_info.json"):
+    modules = ["_C"] if with_numpy else []
+    run(cmake, "--build", str(BUILD), "--target", "_ops_cpu", "_ops_emulated", *modules)
+    shutil.rmtree(NATIVE, ignore_errors=True)
+    NATIVE.mkdir()
+    for name in ("_ops_cpu.so", "build_info.json", *(f"{name}{SUFFIX}" for name in modules)):
         shutil.copy(BUILD / name, NATIVE)
 
     # The sanitisers' libraries come first; torch's allocations are then guarded too.

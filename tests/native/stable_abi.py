@@ -1,4 +1,4 @@
-"""Which of torch's symbols a library uses: no C++ ones, and no C ones newer than the oldest torch."""
+"""Which of torch's symbols a library uses: no C++ ones, and no C ones newer than it should."""
 
 from __future__ import annotations
 
