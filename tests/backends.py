@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy_route
 import pytest
 import torch
 from emulated_cuda import ORDERS, emulated_cuda, why_not
 
 from pyxai_fast import ops
 
-# What runs the ops: PyTorch, each instruction set, CUDA kernels emulated in each order of threads
-# and blocks, and a GPU.
+# What runs the ops: PyTorch, each instruction set, the NumPy module, CUDA kernels emulated in each
+# order of threads and blocks, and a GPU.
 BACKENDS = (
     "reference",
     *(f"cpu-{isa}" for isa in ops.available_cpu_isas()),
+    *(["numpy"] if numpy_route.BUILT else []),
     *(f"emulated-{order}" for order in ORDERS),
     *(["cuda"] if torch.cuda.is_available() else []),
 )
@@ -39,6 +41,9 @@ def running(name: str) -> Iterator[torch.device]:
             yield torch.device("cpu")
         finally:
             ops.set_cpu_isa(before)
+    elif kind == "numpy":
+        with numpy_route.kernels():
+            yield torch.device("cpu")
     elif kind == "emulated":
         if (reason := why_not()) is not None:
             pytest.skip(reason)

@@ -100,7 +100,7 @@ class __attribute__((visibility("hidden"))) Tensor {
 };
 
 inline Tensor empty(const std::vector<int64_t>& sizes, std::optional<ScalarType> type,
-                    std::nullopt_t, Device, std::nullopt_t,
+                    std::nullopt_t = std::nullopt, Device = {}, std::nullopt_t = std::nullopt,
                     std::optional<MemoryFormat> format = std::nullopt) {
   const ScalarType scalars = type.value_or(ScalarType::Float);
   const py::dtype dtype = dtype_of(scalars);
@@ -131,6 +131,23 @@ inline Tensor to(const Tensor& tensor, ScalarType type) {
   // By way of float32, as torch: rounding twice is not rounding once.
   if (half && tensor.scalar_type() == ScalarType::Double) array = array.attr("astype")("float32");
   return {py::array(array.attr("astype")(dtype_of(type))), type};
+}
+
+inline Tensor zero_(const Tensor& tensor) {
+  tensor.array().attr("fill")(0);
+  return tensor;
+}
+
+// Views.
+inline Tensor transpose(const Tensor& tensor, int64_t one, int64_t other) {
+  return {py::array(tensor.array().attr("swapaxes")(one, other)), tensor.scalar_type()};
+}
+
+inline Tensor narrow(const Tensor& tensor, int64_t dim, int64_t start, int64_t length) {
+  py::tuple index(static_cast<size_t>(dim) + 1);
+  for (int64_t d = 0; d < dim; ++d) index[d] = py::slice(std::nullopt, std::nullopt, std::nullopt);
+  index[dim] = py::slice(start, start + length, 1);
+  return {py::array(tensor.array()[index]), tensor.scalar_type()};
 }
 
 }  // namespace stable

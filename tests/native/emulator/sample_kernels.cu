@@ -77,7 +77,8 @@ PYXAI_FAST_EXPORT int sample_block_sums(const float* values, float* sums, int co
   return cudaGetLastError();
 }
 
-PYXAI_FAST_EXPORT int sample_reverse(const float* values, float* reversed, int blocks, int threads) {
+PYXAI_FAST_EXPORT int sample_reverse(const float* values, float* reversed, int blocks,
+                                     int threads) {
   PYXAI_FAST_LAUNCH_SHARED(reverse_kernel, blocks, threads, threads * sizeof(float), nullptr,
                            values, reversed);
   return cudaGetLastError();
