@@ -1,0 +1,185 @@
+#include "pyxai_fast/mask.h"
+
+#include "isa.h"
+#include "select.h"
+
+namespace pyxai_fast {
+namespace {
+
+// A feature is in the set of a step if the step's coalition keeps its segment. The coalitions of 32
+// steps are looked up together: bit j of a feature's word is whether step first + j keeps it, so that
+// each step is a shift, without a gather.
+struct KeptByCoalition {
+  static constexpr int64_t kSteps = 32;
+  static constexpr int64_t kTable = 2048;
+
+  const MaskSegments& args;
+  Repeats repeats;
+  Tile tile;
+  Run run;
+  int32_t low, high;  // the first and last word that the tile's segments lie in; high < low: none
+  alignas(64) int32_t segments[kTile];  // -1: unknown
+  alignas(64) uint32_t elements[kTile];
+  alignas(64) uint32_t bits[kTile + kRoom];
+  alignas(64) uint32_t table[kTable + 1];
+
+  explicit KeptByCoalition(const MaskSegments& args) : args(args) {}
+
+  void enter(const Source& labels, bool wide, Tile given) {
+    tile = given;
+    repeats = labels.repeats;
+    run = elements_of(repeats, tile);
+    if (wide) {
+      load_segments<int64_t>(labels);
+    } else {
+      load_segments<int32_t>(labels);
+    }
+    low = INT32_MAX;
+    high = -1;
+    for (int64_t i = 0; i < run.count; ++i) {
+      const int32_t word = segments[i] >> 5;  // -1 stays -1
+      low = word >= 0 && word < low ? word : low;
+      high = word > high ? word : high;
+    }
+  }
+
+  template <typename Label>
+  void load_segments(const Source& labels) {
+    const int64_t words = args.words;
+    load_elements<Label>(labels, tile.row, run, segments,
+                         [words](const Label* from, int32_t* to, int64_t count) {
+                           for (int64_t i = 0; i < count; ++i)
+                             to[i] = known_segment(from[i], words);
+                         });
+  }
+
+  template <typename Word>
+  void mask(int64_t row, int64_t step, int64_t count, Word* to) {
+    const int64_t shift = step % kSteps;
+    if (shift == 0) look_up(row, step);
+    for (int64_t i = 0; i < count; ++i) to[i] = mask_of<Word>((bits[i] >> shift & 1u) != 0);
+  }
+
+  void look_up(int64_t row, int64_t first) {
+    const int64_t left = args.select.steps - first;
+    const int64_t steps = left < kSteps ? left : kSteps;
+    const Strides2 strides = args.coalition_strides;
+    const uint32_t* coalitions = args.coalitions + first * strides.row + row * strides.column;
+    uint32_t* to = repeats.inner == 1 ? bits : elements;
+    const int64_t span = 32 * (int64_t{high} - low + 1);
+    if (span <= kTable && span <= 2 * run.count + 64) {
+      look_up_in_table(coalitions, steps, span, to);
+    } else {
+      look_up_each(coalitions, steps, to);
+    }
+    if (repeats.inner != 1) repeat_each(elements, repeats.inner, tile, bits);
+  }
+
+  // The transposed coalitions: for each segment the bits of the steps.
+  void look_up_in_table(const uint32_t* coalitions, int64_t steps, int64_t span, uint32_t* to) {
+    for (int64_t i = 0; i < span; ++i) table[i] = 0;
+    for (int64_t j = 0; j < steps; ++j) {
+      const uint32_t* words = coalitions + j * args.coalition_strides.row;
+      const uint32_t bit = 1u << j;
+      for (int64_t w = 0; w < span / 32; ++w) {
+        const uint32_t word = words[low + w];
+        for (int i = 0; i < 32; ++i) {
+          table[32 * w + i] |= (word & 1u << i) != 0 ? bit : 0u;
+        }
+      }
+    }
+    const int64_t nowhere = span > 0 ? span : 0;
+    table[nowhere] = 0;
+    for (int64_t i = 0; i < run.count; ++i) {
+      to[i] = table[segments[i] >= 0 ? segments[i] - 32 * int64_t{low} : nowhere];
+    }
+  }
+
+  // Segments that are far apart, or more than there are features.
+  void look_up_each(const uint32_t* coalitions, int64_t steps, uint32_t* to) const {
+    for (int64_t i = 0; i < run.count; ++i) to[i] = 0;
+    for (int64_t j = 0; j < steps; ++j) {
+      const uint32_t* words = coalitions + j * args.coalition_strides.row;
+      for (int64_t i = 0; i < run.count; ++i) {
+        to[i] |= static_cast<uint32_t>(is_kept(words, segments[i])) << j;
+      }
+    }
+  }
+};
+
+template <typename Storage, typename Mask>
+void blend_units(const MaskBlend& args, int64_t begin, int64_t end) {
+  using Compute = typename ComputeOf<Storage>::type;
+  alignas(64) Compute values[kTile + kRoom];
+  alignas(64) Compute masks[kTile + kRoom];
+  alignas(64) Compute rest[kTile];
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const Tile tile = tile_of(unit, args.features);
+    load_source<Storage>(args.inputs, tile, values);
+    load_source<Mask>(args.masks, tile, masks);
+    for (int64_t i = 0; i < tile.count; ++i) {
+      rest[i] = values[i] * (Compute{1} - masks[i]);
+      values[i] *= masks[i];
+    }
+    Storage* out = static_cast<Storage*>(args.out) + tile.row * args.features + tile.begin;
+    store_run(values, out, tile.count);
+    store_run(rest, out + args.batch * args.features, tile.count);
+  }
+}
+
+PYXAI_FAST_INLINE MaskBlend folded(const MaskBlend& given) {
+  MaskBlend args = given;
+  if (fold_batch(args.inputs, args.batch, args.features) &&
+      fold_batch(args.masks, args.batch, args.features)) {
+    args.features *= args.batch;
+    args.batch = 1;
+    return args;
+  }
+  return given;
+}
+
+PYXAI_FAST_INLINE bool one_set(const MaskSegments& args) {
+  return args.coalition_strides.column == 0;
+}
+
+}  // namespace
+
+namespace PYXAI_FAST_ISA_NAMESPACE {
+
+void run_cpu(const MaskSegments& given, int64_t begin, int64_t end) {
+  MaskSegments args = given;
+  args.select = select_folded(given.select, one_set(given));
+  KeptByCoalition rule(args);
+  select_units(args.select, rule, begin, end);
+}
+
+void run_cpu(const MaskBlend& given, int64_t begin, int64_t end) {
+  const MaskBlend args = folded(given);
+  with_dtype(args.dtype, [&](auto storage) {
+    using Storage = decltype(storage);
+    using Compute = typename ComputeOf<Storage>::type;
+    if (args.mask_dtype == args.dtype) {
+      blend_units<Storage, Storage>(args, begin, end);
+    } else {
+      blend_units<Storage, Compute>(args, begin, end);
+    }
+  });
+}
+
+}  // namespace PYXAI_FAST_ISA_NAMESPACE
+
+#if defined(PYXAI_FAST_ISA_BASELINE)
+
+Work work_of(const MaskSegments& args) { return select_work(args.select, one_set(args)); }
+
+Work work_of(const MaskBlend& given) {
+  const MaskBlend args = folded(given);
+  return tiled_work(2, args.batch, args.features);
+}
+
+PYXAI_FAST_DEFINE_BY_ISA(MaskSegments)
+PYXAI_FAST_DEFINE_BY_ISA(MaskBlend)
+
+#endif
+
+}  // namespace pyxai_fast
