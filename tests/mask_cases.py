@@ -41,7 +41,7 @@ class MaskCase:
             return drawn.contiguous(memory_format=memory_format) if len(size) == 4 else drawn
 
         def whole(high: int, size: tuple[int, ...]) -> Tensor:
-            return torch.randint(high, size, generator=generator).to(device)
+            return torch.randint(max(high, 1), size, generator=generator).to(device)
 
         def coins(size: tuple[int, ...]) -> Tensor:
             return (torch.rand(size, generator=generator) < 0.5).to(device)

@@ -1,4 +1,4 @@
-"""mask_segments and mask_blend: every backend against the reference, the reference against a loop."""
+"""mask_segments and mask_blend: backends against the reference, the reference against loops."""
 
 from __future__ import annotations
 
@@ -366,14 +366,23 @@ def test_masked_inputs_are_differentiable_twice(check) -> None:
         )
 
 
-def test_tangents_go_forward_through_a_blend() -> None:
-    t = small_double()
-    args = (t["inputs"].detach(), t["masks"].detach())
-    for position in range(2):
-        forward = torch.func.jacfwd(ops.mask_blend, argnums=position)(*args)
-        reverse = torch.func.jacrev(ops.mask_blend, argnums=position)(*args)
-        assert bool((reverse != 0).any())
-        torch.testing.assert_close(forward, reverse)
+def test_tangents_go_forward_through_both_ops() -> None:
+    t = {k: v.detach() for k, v in small_double().items()}
+    scale, shift = (c.double() for c in affine_of(t["inputs"]))
+    words = ops.pack_coalitions(t["kept"])
+
+    def masked(x: Tensor, fill: Tensor) -> Tensor:
+        return ops.mask_segments(x, t["segments"], words, fill, scale=scale, shift=shift)
+
+    for function, args in (
+        (ops.mask_blend, (t["inputs"], t["masks"])),
+        (masked, (t["inputs"], t["fill"])),
+    ):
+        for position in range(2):
+            forward = torch.func.jacfwd(function, argnums=position)(*args)
+            reverse = torch.func.jacrev(function, argnums=position)(*args)
+            assert bool((reverse != 0).any())
+            torch.testing.assert_close(forward, reverse)
 
 
 def test_torch_func_transforms_work(device: torch.device) -> None:
@@ -419,7 +428,10 @@ def test_vmap_of_masked_inputs_equals_a_loop(which: int | None, device: torch.de
             actual = torch.vmap(ops.mask_segments, in_dims=in_dims)(*stacked)
             loop = [
                 ops.mask_segments(
-                    *[a.select(1, i) if d == 1 else a for a, d in zip(stacked, in_dims, strict=True)]
+                    *[
+                        a.select(1, i) if d == 1 else a
+                        for a, d in zip(stacked, in_dims, strict=True)
+                    ]
                 )
                 for i in range(3)
             ]

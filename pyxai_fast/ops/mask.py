@@ -24,7 +24,7 @@ from .checks import (
     check_writable,
 )
 from .library import define, fake_nothing
-from .select import RULES, Rule, Selected, check_select, check_sets, fake_select, vmap_select
+from .select import RULES, Rule, check_select, check_sets, fake_select, selected, vmap_select
 
 
 def pack_coalitions(kept: Tensor) -> Tensor:
@@ -127,8 +127,7 @@ def mask_segments(
         library.mask_segments.out(inputs, segments, coalitions, fill, scale, shift, out=out)
         return out
     args = (inputs, fill, segments, coalitions, scale, shift, dtype, memory_format)
-    masked: Tensor = Selected.apply(op, *args) if torch.is_grad_enabled() else _segments(*args)
-    return masked
+    return selected(op, *args)
 
 
 def mask_blend(inputs: Tensor, masks: Tensor, *, out: Tensor | None = None) -> Tensor:

@@ -15,7 +15,7 @@ from .. import reference
 from ..reference.rank import below_steps
 from .checks import check_batch
 from .library import define, fake_nothing
-from .select import RULES, Rule, Selected, check_select, check_sets, fake_select, vmap_select
+from .select import RULES, Rule, check_select, check_sets, fake_select, selected, vmap_select
 
 
 def ranks_of(attributions: Tensor, descending: bool = True) -> Tensor:
@@ -92,8 +92,7 @@ def rank_mask(
         torch.ops.pyxai_fast.rank_mask.out(inputs, base, ranks, steps, scale, shift, out=out)
         return out
     args = (inputs, base, ranks, steps, scale, shift, dtype, memory_format)
-    masked: Tensor = Selected.apply(op, *args) if torch.is_grad_enabled() else _masked(*args)
-    return masked
+    return selected(op, *args)
 
 
 # --- declarations --------------------------------------------------------------------------------

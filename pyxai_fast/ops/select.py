@@ -80,9 +80,17 @@ def check_sets(
                          f"{list(sets.shape)}")  # fmt: skip
 
 
-class Selected(torch.autograd.Function):
-    """Differentiable with respect to the inputs and the other source."""
+def selected(op: str, *args: Any) -> Tensor:
+    """The op of a Rule, differentiable with respect to the inputs and the other source."""
+    if not torch.is_grad_enabled():
+        return RULES[op].op(*args)
+    function = _Selected if torch.compiler.is_compiling() else _SelectedWithTangent
+    result: Tensor = function.apply(op, *args)
+    return result
 
+
+# See ops/path.py for why this is an autograd.Function, and why forward mode is a subclass.
+class _Selected(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -101,8 +109,9 @@ class Selected(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.op = inputs[0]
+        ctx.op, ctx.dtype, ctx.memory_format = inputs[0], *inputs[7:]
         ctx.save_for_backward(*inputs[1:6])
+        ctx.save_for_forward(*inputs[1:6])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -118,6 +127,23 @@ class Selected(torch.autograd.Function):
             total = torch.where(taken, 0, grad).sum(0)
             grad_other = total.sum_to_size(other.shape).to(other.dtype)
         return None, grad_inputs, grad_other, *[None] * 6
+
+
+class _SelectedWithTangent(_Selected):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        inputs, other, labels, sets, scale = ctx.saved_tensors
+        along_inputs, along_other = tangents[1:3]
+        return RULES[ctx.op].op(
+            torch.zeros_like(inputs) if along_inputs is None else along_inputs,
+            torch.zeros_like(other) if along_other is None else along_other,
+            labels,
+            sets,
+            scale,
+            None if scale is None else torch.zeros_like(scale),
+            ctx.dtype or inputs.dtype,
+            ctx.memory_format,
+        )
 
 
 def fake_select(

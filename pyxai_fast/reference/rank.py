@@ -13,7 +13,7 @@ from .select import select
 
 
 def ranks_of(attributions: Tensor, descending: bool = True) -> Tensor:
-    flat = attributions.reshape(attributions.shape[0], -1)
+    flat = attributions.reshape(attributions.shape[0], attributions.shape[1:].numel())
     order = flat.argsort(dim=1, descending=descending, stable=True)
     ranks = torch.empty(flat.shape, dtype=torch.int32, device=flat.device)
     places = torch.arange(flat.shape[1], dtype=torch.int32, device=flat.device)
