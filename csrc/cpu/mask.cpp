@@ -53,11 +53,20 @@ struct KeptByCoalition {
                          });
   }
 
-  template <typename Word>
-  void mask(int64_t row, int64_t step, int64_t count, Word* to) {
-    const int64_t shift = step % kSteps;
-    if (shift == 0) look_up(row, step);
-    for (int64_t i = 0; i < count; ++i) to[i] = mask_of<Word>((bits[i] >> shift & 1u) != 0);
+  struct Mask {
+    const uint32_t* bits;
+    int up;  // moves the step's bit to the sign
+
+    template <typename Word>
+    PYXAI_FAST_INLINE Word at(int64_t i) const {
+      return static_cast<Word>(static_cast<int32_t>(bits[i] << up) >> 31);
+    }
+  };
+
+  Mask at_step(int64_t row, int64_t step) {
+    const int64_t place = step % kSteps;
+    if (place == 0) look_up(row, step);
+    return {bits, static_cast<int>(kSteps - 1 - place)};
   }
 
   void look_up(int64_t row, int64_t first) {
@@ -107,23 +116,34 @@ struct KeptByCoalition {
   }
 };
 
+template <typename Compute>
+PYXAI_FAST_INLINE void blend_run(const Compute* values, const Compute* masks, int64_t count,
+                                 Compute* __restrict__ kept, Compute* __restrict__ rest) {
+  for (int64_t i = 0; i < count; ++i) {
+    kept[i] = values[i] * masks[i];
+    rest[i] = values[i] * (Compute{1} - masks[i]);
+  }
+}
+
 template <typename Storage, typename Mask>
 void blend_units(const MaskBlend& args, int64_t begin, int64_t end) {
   using Compute = typename ComputeOf<Storage>::type;
-  alignas(64) Compute values[kTile + kRoom];
-  alignas(64) Compute masks[kTile + kRoom];
-  alignas(64) Compute rest[kTile];
+  alignas(64) Compute value_buffer[kTile + kRoom];
+  alignas(64) Compute mask_buffer[kTile + kRoom];
   for (int64_t unit = begin; unit < end; ++unit) {
     const Tile tile = tile_of(unit, args.features);
-    load_source<Storage>(args.inputs, tile, values);
-    load_source<Mask>(args.masks, tile, masks);
-    for (int64_t i = 0; i < tile.count; ++i) {
-      rest[i] = values[i] * (Compute{1} - masks[i]);
-      values[i] *= masks[i];
+    const Compute* values = source_tile<Storage>(args.inputs, tile, value_buffer);
+    const Compute* masks = source_tile<Mask>(args.masks, tile, mask_buffer);
+    Storage* kept = static_cast<Storage*>(args.out) + tile.row * args.features + tile.begin;
+    Storage* rest = kept + args.batch * args.features;
+    if constexpr (__is_same(Storage, Compute)) {
+      blend_run(values, masks, tile.count, kept, rest);
+    } else {
+      alignas(64) Compute wide[2 * kTile];
+      blend_run(values, masks, tile.count, wide, wide + kTile);
+      store_run(wide, kept, tile.count);
+      store_run(wide + kTile, rest, tile.count);
     }
-    Storage* out = static_cast<Storage*>(args.out) + tile.row * args.features + tile.begin;
-    store_run(values, out, tile.count);
-    store_run(rest, out + args.batch * args.features, tile.count);
   }
 }
 

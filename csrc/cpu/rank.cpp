@@ -14,30 +14,27 @@ struct BelowEnd {
 
   explicit BelowEnd(const RankMask& args) : args(args) {}
 
-  void enter(const Source& labels, bool, Tile tile) {
-    const auto load = [](const Label* from, Label* to, int64_t count) {
-      __builtin_memcpy(to, from, sizeof(Label) * static_cast<size_t>(count));
-    };
-    const Run run = elements_of(labels.repeats, tile);
-    if (labels.repeats.inner == 1) return load_elements<Label>(labels, tile.row, run, ranks, load);
-    alignas(64) Label elements[kTile];
-    load_elements<Label>(labels, tile.row, run, elements, load);
-    repeat_each(elements, labels.repeats.inner, tile, ranks);
-  }
+  void enter(const Source& labels, bool, Tile tile) { load_source<Label>(labels, tile, ranks); }
 
-  template <typename Word>
-  void mask(int64_t row, int64_t step, int64_t count, Word* to) const {
+  struct Mask {
+    const Label* ranks;
+    Label last;
+    bool any;
+
+    template <typename Word>
+    PYXAI_FAST_INLINE Word at(int64_t i) const {
+      return mask_of<Word>(ranks[i] <= last) & mask_of<Word>(any);
+    }
+  };
+
+  // Compared in the type of the ranks, which an end may lie beyond.
+  Mask at_step(int64_t row, int64_t step) const {
     const Strides2 strides = args.end_strides;
     const int64_t end = args.ends[step * strides.row + row * strides.column];
-    // Compared in the type of the ranks, which an end may lie beyond.
-    const Label last = static_cast<Label>(static_cast<uint64_t>(end) - 1);
+    const int64_t least = sizeof(Label) == 4 ? INT32_MIN : INT64_MIN;
+    if (end <= least) return {ranks, 0, false};
     const bool all = sizeof(Label) == 4 && end > INT32_MAX;
-    const bool none = sizeof(Label) == 4 ? end <= INT32_MIN : end == INT64_MIN;
-    if (all || none) {
-      for (int64_t i = 0; i < count; ++i) to[i] = mask_of<Word>(all);
-    } else {
-      for (int64_t i = 0; i < count; ++i) to[i] = mask_of<Word>(ranks[i] <= last);
-    }
+    return {ranks, static_cast<Label>(all ? INT32_MAX : end - 1), true};
   }
 };
 

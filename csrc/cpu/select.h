@@ -1,13 +1,13 @@
 // The tiles of Select. A family brings the rule that turns labels into masks:
 //
 //   struct Rule {
-//     void enter(const Source& labels, bool wide, Tile tile);    // a tile of every step comes next
-//     template <typename Word>
-//     void mask(int64_t row, int64_t step, int64_t count, Word* to);  // steps come in their order
+//     void enter(const Source& labels, bool wide, Tile tile);  // every step of a tile comes next
+//     Mask at_step(int64_t row, int64_t step);                 // steps come in their order
 //   };
 //
-// Both sources are converted to the type of `out` once per tile. Each step is then a mask, made once
-// for all planes (channels of contiguous images) that share the labels, and a choice by it.
+// where Mask has `template <typename Word> Word at(int64_t i) const`: all ones where feature i of the
+// tile is in the set, else zero. Both sources are converted to the type of `out` once per tile; each
+// step is then a choice between them, in all planes (channels of contiguous images) with these labels.
 #pragma once
 
 #include "pyxai_fast/select.h"
@@ -16,7 +16,7 @@
 namespace pyxai_fast {
 namespace {  // one copy per instruction set
 
-// Planes of a unit: together with their labels and masks they stay in a first-level cache.
+// Planes of a unit: together with their labels they stay in a first-level cache.
 constexpr int64_t kMaxPlanes = 8;
 // Shorter planes are not worth a loop each; their labels are repeated instead.
 constexpr int64_t kLeastPlane = 256;
@@ -60,23 +60,14 @@ PYXAI_FAST_INLINE Select select_folded(const Select& given, bool one_set) {
   return {units, elements > 0 ? ceil_div(kElementsPerThread * units, elements) : 1};
 }
 
-// A tile of a source in the type of `out`: where it lies, if nothing is to be done, or in `buffer`.
+// A tile of a source in the type of `out`.
 template <typename Storage, typename Out>
 const Out* converted(const Select& args, const Source& source, Tile tile, Out* buffer) {
-  if constexpr (__is_same(Storage, Out)) {
-    const Repeats repeats = source.repeats;
-    const int64_t at = tile.begin % repeats.count;
-    if (args.scale == nullptr && repeats.inner == 1 && at + tile.count <= repeats.count) {
-      return static_cast<const Out*>(source.data) + tile.row * source.row + at;
-    }
-    if (args.scale == nullptr && repeats.count == 1) {
-      const Out value = static_cast<const Out*>(source.data)[tile.row * source.row];
-      for (int64_t i = 0; i < tile.count; ++i) buffer[i] = value;
-      return buffer;
-    }
-  }
   using Compute = typename ComputeOf<Storage>::type;
   alignas(64) Compute values[kTile + kRoom];
+  if constexpr (__is_same(Storage, Out)) {
+    if (args.scale == nullptr) return source_tile<Storage>(source, tile, buffer);
+  }
   load_source<Storage>(source, tile, values);
   if (args.scale != nullptr) {
     alignas(64) Compute scale[kTile];
@@ -96,11 +87,12 @@ const Out* converted(const Select& args, const Source& source, Tile tile, Out* b
   });
 }
 
-template <typename Out>
+template <typename Out, typename Mask>
 PYXAI_FAST_INLINE void select_run(const Out* __restrict__ chosen, const Out* __restrict__ other,
-                                  const WordOf<Out>* __restrict__ masks, int64_t count,
-                                  Out* __restrict__ out) {
-  for (int64_t i = 0; i < count; ++i) out[i] = select_bits(chosen[i], other[i], masks[i]);
+                                  const Mask mask, int64_t count, Out* __restrict__ out) {
+  for (int64_t i = 0; i < count; ++i) {
+    out[i] = select_bits(chosen[i], other[i], mask.template at<WordOf<Out>>(i));
+  }
 }
 
 template <typename Out, typename Rule>
@@ -108,9 +100,8 @@ void select_units(const Select& args, Rule& rule, int64_t begin, int64_t end) {
   constexpr int64_t kPlanes = kMaxPlanes * 2 / static_cast<int64_t>(sizeof(Out));
   const Planes planes = planes_of(args);
   const int64_t tiles = ceil_div(planes.features, kTile);
-  alignas(64) Out chosen_buffer[kPlanes * kTile];
-  alignas(64) Out other_buffer[kPlanes * kTile];
-  alignas(64) WordOf<Out> masks[kTile];
+  alignas(64) Out chosen_buffer[kPlanes * kTile + kRoom];
+  alignas(64) Out other_buffer[kPlanes * kTile + kRoom];
   const Out* chosen[kPlanes];
   const Out* other[kPlanes];
   for (int64_t unit = begin; unit < end; ++unit) {
@@ -130,9 +121,9 @@ void select_units(const Select& args, Rule& rule, int64_t begin, int64_t end) {
     rule.enter(args.labels, args.wide_labels, Tile{row, at, count});
     Out* out = static_cast<Out*>(args.out) + row * args.features + first * planes.features + at;
     for (int64_t s = 0; s < args.steps; ++s) {
-      rule.mask(row, s, count, masks);
+      const auto mask = rule.at_step(row, s);
       for (int64_t p = 0; p < many; ++p) {
-        select_run(chosen[p], other[p], masks, count, out + p * planes.features);
+        select_run(chosen[p], other[p], mask, count, out + p * planes.features);
       }
       out += args.batch * args.features;
     }

@@ -62,24 +62,48 @@ PYXAI_FAST_INLINE void repeat_each(const T* elements, int64_t inner, Tile tile, 
   }
 }
 
-// A tile of floating-point numbers; `to` has room for kRoom elements more.
-template <typename Storage, typename Compute>
-PYXAI_FAST_INLINE void load_source(const Source& source, Tile tile, Compute* to) {
+// Copied, or widened to the type computed in.
+template <typename Storage, typename To>
+PYXAI_FAST_INLINE void load_as(const Storage* from, To* to, int64_t count) {
+  if constexpr (__is_same(Storage, To)) {
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+  } else {
+    load_run(from, to, count);
+  }
+}
+
+// A tile of any source; `to` has room for kRoom elements more.
+template <typename Storage, typename To>
+PYXAI_FAST_INLINE void load_source(const Source& source, Tile tile, To* to) {
   const Repeats repeats = source.repeats;
   if (repeats.count == 1) {
-    const Compute value = widen(static_cast<const Storage*>(source.data)[tile.row * source.row]);
+    To value;
+    load_as(static_cast<const Storage*>(source.data) + tile.row * source.row, &value, 1);
     for (int64_t i = 0; i < tile.count; ++i) to[i] = value;
     return;
   }
-  const auto load = [](const Storage* from, Compute* into, int64_t count) {
-    load_run(from, into, count);
+  const auto load = [](const Storage* from, To* into, int64_t count) {
+    load_as(from, into, count);
   };
-  if (repeats.inner == 1) {
-    return load_elements<Storage>(source, tile.row, {tile.begin, tile.count}, to, load);
-  }
-  alignas(64) Compute elements[kTile];
-  load_elements<Storage>(source, tile.row, elements_of(repeats, tile), elements, load);
+  const Run run = elements_of(repeats, tile);
+  if (repeats.inner == 1) return load_elements<Storage>(source, tile.row, run, to, load);
+  alignas(64) To elements[kTile];
+  load_elements<Storage>(source, tile.row, run, elements, load);
   repeat_each(elements, repeats.inner, tile, to);
+}
+
+// A tile of a source: where it lies, if it lies there as it is wanted, or brought into `buffer`.
+template <typename Storage, typename To>
+PYXAI_FAST_INLINE const To* source_tile(const Source& source, Tile tile, To* buffer) {
+  if constexpr (__is_same(Storage, To)) {
+    const Repeats repeats = source.repeats;
+    const int64_t at = tile.begin % repeats.count;
+    if (repeats.inner == 1 && at + tile.count <= repeats.count) {
+      return static_cast<const To*>(source.data) + tile.row * source.row + at;
+    }
+  }
+  load_source<Storage>(source, tile, buffer);
+  return buffer;
 }
 
 }  // namespace
