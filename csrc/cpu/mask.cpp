@@ -147,15 +147,24 @@ void blend_units(const MaskBlend& args, int64_t begin, int64_t end) {
   }
 }
 
-PYXAI_FAST_INLINE MaskBlend folded(const MaskBlend& given) {
+// The batch as one row; and then planes that share one mask as rows, so that no tile reaches into two.
+PYXAI_FAST_INLINE MaskBlend blend_folded(const MaskBlend& given) {
   MaskBlend args = given;
-  if (fold_batch(args.inputs, args.batch, args.features) &&
-      fold_batch(args.masks, args.batch, args.features)) {
-    args.features *= args.batch;
-    args.batch = 1;
-    return args;
+  if (!fold_batch(args.inputs, args.batch, args.features) ||
+      !fold_batch(args.masks, args.batch, args.features)) {
+    return given;
   }
-  return given;
+  args.features *= args.batch;
+  args.batch = 1;
+  const int64_t plane = args.masks.repeats.count;
+  const bool shared = args.masks.repeats.inner == 1 && plane >= kLeastPlane;
+  if (shared && args.inputs.repeats.count == args.features) {
+    args.batch = args.features / plane;
+    args.features = plane;
+    args.inputs.row = plane;
+    args.inputs.repeats.count = plane;
+  }
+  return args;
 }
 
 PYXAI_FAST_INLINE bool one_set(const MaskSegments& args) {
@@ -174,7 +183,7 @@ void run_cpu(const MaskSegments& given, int64_t begin, int64_t end) {
 }
 
 void run_cpu(const MaskBlend& given, int64_t begin, int64_t end) {
-  const MaskBlend args = folded(given);
+  const MaskBlend args = blend_folded(given);
   with_dtype(args.dtype, [&](auto storage) {
     using Storage = decltype(storage);
     using Compute = typename ComputeOf<Storage>::type;
@@ -193,7 +202,7 @@ void run_cpu(const MaskBlend& given, int64_t begin, int64_t end) {
 Work work_of(const MaskSegments& args) { return select_work(args.select, one_set(args)); }
 
 Work work_of(const MaskBlend& given) {
-  const MaskBlend args = folded(given);
+  const MaskBlend args = blend_folded(given);
   return tiled_work(2, args.batch, args.features);
 }
 

@@ -82,7 +82,7 @@ def check_whole(op: str, name: str, tensor: Any, dtypes: tuple[torch.dtype, ...]
 
 def common_dtype(inputs: Tensor, rows: Tensor) -> torch.dtype:
     """Of two tensors the wider type; a scalar has no say, as in torch."""
-    if rows.dim() == 0:
+    if rows.dim() == 0 or rows.dtype == inputs.dtype:
         return inputs.dtype
     return torch.promote_types(inputs.dtype, rows.dtype)
 
