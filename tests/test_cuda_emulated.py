@@ -14,6 +14,7 @@ import pytest
 import torch
 from assertions import assert_same_bits
 from emulated_cuda import ORDERS, EmulatedCuda, build, emulated_cuda, why_not
+from mask_cases import MaskCase
 from path_cases import FLOATS, PathCase
 from torch import Tensor
 
@@ -113,6 +114,58 @@ def test_steps_are_shared_among_groups_of_blocks(case: PathCase) -> None:
     groups, rest = divmod(cuda.blocks() - before, columns)
     assert rest == 0
     assert 1 < groups < case.steps
+
+
+def selections(t: dict[str, Tensor]) -> list[tuple[str, tuple[Tensor, ...]]]:
+    """Ops that choose between two sources, and arguments."""
+    words = reference.pack_coalitions(t["kept"])
+    return [
+        ("mask_segments", (t["inputs"], t["segments"], words, t["fill"])),
+        ("rank_mask", (t["inputs"], t["fill"], t["ranks"], t["steps"])),
+    ]
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=ids(FLOATS))
+def test_choices_go_by_vectors_where_they_can(emulated: EmulatedCuda, dtype: torch.dtype) -> None:
+    t = MaskCase("vectors", 1, 4, (2, 32, 32), 40).tensors(dtype)
+    width = 16 // dtype.itemsize
+
+    def blocks(skip_inputs: int, skip_out: int) -> list[int]:
+        t["inputs"] = unaligned(t["inputs"], skip_inputs)
+        counts = []
+        for name, args in [*selections(t), ("mask_blend", (t["inputs"], t["masks"]))]:
+            expected = getattr(reference, name)(*args)
+            out = unaligned(torch.empty_like(expected), skip_out)
+            before = emulated.blocks()
+            getattr(EMULATED, name).out(*args, out=out)
+            counts.append(emulated.blocks() - before)
+            assert_same_bits(out, expected)
+        return counts
+
+    assert blocks(0, 0) == [32 // width] * 3
+    # One pointer that is not aligned is enough.
+    assert blocks(0, 1) == [32] * 3
+    assert blocks(1, 0) == [32] * 3
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_grid_of_any_size_covers_all_choices(order: str, limit: int) -> None:
+    t = MaskCase("strided", 4, 3, (3, 40, 41), 100).tensors()
+    emulated_cuda().run_as(order, limit=limit)
+    for name, args in [*selections(t), ("mask_blend", (t["inputs"], t["masks"]))]:
+        assert_same_bits(getattr(EMULATED, name)(*args), getattr(reference, name)(*args))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [MaskCase("beyond_grid_y", 70_000, 1, (1,), 1), MaskCase("groups", 7, 1, (160_000,), 9)],
+    ids=lambda case: case.name,
+)
+def test_steps_of_choices_are_shared_among_groups_of_blocks(case: MaskCase) -> None:
+    emulated_cuda().run_as()
+    for name, args in selections(case.tensors()):
+        assert_same_bits(getattr(EMULATED, name)(*args), getattr(reference, name)(*args))
 
 
 # --- memory --------------------------------------------------------------------------------------

@@ -1,15 +1,19 @@
 // Every family of ops: a new one is a header beside this one, and a line here.
 #pragma once
 
+#include "mask.h"
 #include "noise.h"
 #include "path.h"
+#include "rank.h"
 
 namespace pyxai_fast::torch_ops {
 
 template <typename Backend, typename Library>
 void register_all_ops(Library& library) {
+  register_mask_ops<Backend>(library);
   register_noise_ops<Backend>(library);
   register_path_ops<Backend>(library);
+  register_rank_ops<Backend>(library);
 }
 
 }  // namespace pyxai_fast::torch_ops

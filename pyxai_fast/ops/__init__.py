@@ -14,9 +14,11 @@ from .library import (
     native_kernels,
     set_cpu_isa,
 )
+from .mask import mask_blend, mask_segments, pack_coalitions, unpack_coalitions
 from .noise import noise_contract, perturb
 from .path import path_accumulate, path_points
 from .random_key import random_key
+from .rank import rank_mask, ranks_of
 
 load_native()
 
@@ -26,11 +28,17 @@ __all__ = [
     "backends",
     "build_info",
     "cpu_isa",
+    "mask_blend",
+    "mask_segments",
     "native_kernels",
     "noise_contract",
+    "pack_coalitions",
     "path_accumulate",
     "path_points",
     "perturb",
     "random_key",
+    "rank_mask",
+    "ranks_of",
     "set_cpu_isa",
+    "unpack_coalitions",
 ]

@@ -57,6 +57,36 @@ def check_rows(op: str, name: str, rows: Tensor, inputs: Tensor) -> None:
         )
 
 
+def check_pixels(op: str, name: str, tensor: Tensor, inputs: Tensor) -> None:
+    """Shaped like the inputs, or 1 in place of the batch or the channels."""
+    check_same_device(op, name, tensor, inputs)
+    fits = tensor.dim() == inputs.dim() and all(
+        size == wanted or (d < 2 and size == 1)
+        for d, (size, wanted) in enumerate(zip(tensor.shape, inputs.shape, strict=True))
+    )
+    if not fits:
+        shape = [f"1 or {size}" if d < 2 else str(size) for d, size in enumerate(inputs.shape)]
+        raise ValueError(
+            f"{op}: {name} must have shape [{', '.join(shape)}], got {list(tensor.shape)}"
+        )
+
+
+def check_whole(op: str, name: str, tensor: Any, dtypes: tuple[torch.dtype, ...]) -> None:
+    """A tensor of one of these integer types."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in dtypes:
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(f"{op}: {name} must be {names}, got {tensor.dtype}")
+
+
+def common_dtype(inputs: Tensor, rows: Tensor) -> torch.dtype:
+    """Of two tensors the wider type; a scalar has no say, as in torch."""
+    if rows.dim() == 0 or rows.dtype == inputs.dtype:
+        return inputs.dtype
+    return torch.promote_types(inputs.dtype, rows.dtype)
+
+
 def check_affine(op: str, inputs: Tensor, scale: Tensor | None, shift: Tensor | None) -> None:
     """Constants [C] for the inputs' channels, each or none."""
     for name, constants in (("scale", scale), ("shift", shift)):

@@ -30,6 +30,7 @@ from .checks import (
     check_together,
     check_writable,
     check_written,
+    common_dtype,
     rows_tensor,
 )
 from .library import define, fake_nothing
@@ -83,7 +84,7 @@ def path_points(
     _check_points(inputs, baselines, alphas, scale, shift)
     rows = alphas.shape[0] * inputs.shape[0]
     check_written("path_points", inputs, rows, dtype, memory_format, out)
-    common = _common_dtype(inputs, baselines)
+    common = common_dtype(inputs, baselines)
     if common != inputs.dtype:
         dtype = dtype or inputs.dtype
         inputs = inputs.to(common)
@@ -161,7 +162,7 @@ def path_accumulate(
             f"path_accumulate: inputs must have shape {[batch, *grads.shape[1:]]} to match the "
             f"grads and weights, got {list(inputs.shape)}"
         )
-    inputs = inputs.to(_common_dtype(inputs, baselines))
+    inputs = inputs.to(common_dtype(inputs, baselines))
     if torch.is_grad_enabled():
         total = _weighted_sum(grads.to(torch.float64), weights)
         return (total * step_of(inputs, baselines, scale)).to(compute_dtype(grads.dtype))
@@ -431,13 +432,6 @@ define(
 
 
 # --- checks --------------------------------------------------------------------------------------
-
-
-def _common_dtype(inputs: Tensor, baselines: Tensor) -> torch.dtype:
-    """Of two tensors the wider type; a scalar baseline has no say, as in torch."""
-    if baselines.dim() == 0:
-        return inputs.dtype
-    return torch.promote_types(inputs.dtype, baselines.dtype)
 
 
 def _check_ends(

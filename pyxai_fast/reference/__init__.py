@@ -3,19 +3,37 @@
 It is also the fallback. Each function is registered as the op's default kernel, so the op exists
 and gives these numbers where no native library was built; a native kernel, once loaded, takes its
 place for its device. A kernel gives the same bits as its twin on the same device where the
-operations are IEEE-exact (all of the path family is).
+operations are IEEE-exact (all of the mask, path and rank families are).
 """
 
+from .mask import (
+    mask_blend,
+    mask_blend_out,
+    mask_segments,
+    mask_segments_out,
+    pack_coalitions,
+    unpack_coalitions,
+)
 from .noise import noise_contract, noise_contract_out, perturb, perturb_out
 from .path import path_accumulate, path_accumulate_out, path_points, path_points_out
+from .rank import rank_mask, rank_mask_out, ranks_of
 
 __all__ = [
+    "mask_blend",
+    "mask_blend_out",
+    "mask_segments",
+    "mask_segments_out",
     "noise_contract",
     "noise_contract_out",
+    "pack_coalitions",
     "path_accumulate",
     "path_accumulate_out",
     "path_points",
     "path_points_out",
     "perturb",
     "perturb_out",
+    "rank_mask",
+    "rank_mask_out",
+    "ranks_of",
+    "unpack_coalitions",
 ]

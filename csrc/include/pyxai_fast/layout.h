@@ -22,6 +22,24 @@ PYXAI_FAST_INLINE int64_t channel_of(const Channels& channels, int64_t feature) 
   return (feature / channels.inner) % channels.count;
 }
 
+// Which element of a shorter array a feature shares, by the same rule: an image that all channels
+// share has count = height * width, and inner = the channels where these are innermost, else 1. A
+// whole row has count = features, inner = 1; one number has 1 and 1.
+using Repeats = Channels;
+
+PYXAI_FAST_INLINE int64_t place_of(const Repeats& repeats, int64_t feature) {
+  return (feature / repeats.inner) % repeats.count;
+}
+
+// An array of [batch, features] that may repeat one row for all examples (row = 0) and values within
+// a row: feature f of example b is data[b * row + place_of(repeats, f)]. Every repeat is whole:
+// count * inner divides the features.
+struct Source {
+  const void* data;
+  int64_t row;
+  Repeats repeats;
+};
+
 PYXAI_FAST_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Every op is a struct of arguments, and three functions that take it:
