@@ -5,6 +5,7 @@ Usable on their own, without any method of this package. Every op runs as PyTorc
 """
 
 from ..native import build_info
+from .dirichlet import dirichlet_accumulate, dirichlet_points
 from .library import (
     available_cpu_isas,
     backend_of,
@@ -26,6 +27,8 @@ __all__ = [
     "backends",
     "build_info",
     "cpu_isa",
+    "dirichlet_accumulate",
+    "dirichlet_points",
     "native_kernels",
     "noise_contract",
     "path_accumulate",

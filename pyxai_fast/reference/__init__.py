@@ -6,10 +6,20 @@ place for its device. A kernel gives the same bits as its twin on the same devic
 operations are IEEE-exact (all of the path family is).
 """
 
+from .dirichlet import (
+    dirichlet_accumulate,
+    dirichlet_accumulate_out,
+    dirichlet_points,
+    dirichlet_points_out,
+)
 from .noise import noise_contract, noise_contract_out, perturb, perturb_out
 from .path import path_accumulate, path_accumulate_out, path_points, path_points_out
 
 __all__ = [
+    "dirichlet_accumulate",
+    "dirichlet_accumulate_out",
+    "dirichlet_points",
+    "dirichlet_points_out",
     "noise_contract",
     "noise_contract_out",
     "path_accumulate",
