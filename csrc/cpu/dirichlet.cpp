@@ -64,13 +64,14 @@ PYXAI_FAST_INLINE Tile piece_of(const DirichletPaths& path, const Unit& unit, in
 // The progress of a tile of elements along its path, one boundary after the other.
 struct Walk {
   alignas(64) float places[kPlaces][kDrawn];
+  alignas(64) uint32_t words[4][kDrawn];
   alignas(64) uint32_t elements[kDrawn];
   uint32_t served[kMaxLevels];  // by depth: the block that served it last, plus one
   RandomKey key;
   uint32_t example;
   uint32_t path;
   double concentration;
-  int64_t vectors;
+  int64_t width;  // elements, in whole vectors
   int levels;
 };
 
@@ -81,7 +82,7 @@ void begin_walk(const DirichletPaths& path, const Unit& unit, int64_t features,
                                                                 : path.examples[unit.example]);
   walk.path = static_cast<uint32_t>(path.first_path + unit.path);
   walk.concentration = path.concentration;
-  walk.vectors = ceil_div(unit.count, kLanes);
+  walk.width = ceil_div(unit.count, kLanes) * kLanes;
   walk.levels = levels_of(path.steps);
   for (int depth = 0; depth < walk.levels; ++depth) walk.served[depth] = 0;
   for (int64_t i = 0; i < kDrawn; ++i) {
@@ -95,7 +96,19 @@ void begin_walk(const DirichletPaths& path, const Unit& unit, int64_t features,
   }
 }
 
-// Splits the two nodes at `depth` that a block serves.
+// The middles of intervals, by betas from two words each.
+void halve(const float* low, const float* high, const uint32_t* a, const uint32_t* b, float inverse,
+           int64_t width, float* middle) {
+  for (int64_t i = 0; i < width; i += kLanes) {
+    const auto beta =
+        symmetric_beta<VectorLanes>(VectorLanes::load(a + i), VectorLanes::load(b + i), inverse);
+    const auto l = VectorLanes::load(low + i), h = VectorLanes::load(high + i);
+    VectorLanes::store(middle + i, l + beta * (h - l));
+  }
+}
+
+// Splits the two nodes at `depth` that a block serves. Words first, then betas: the loops are
+// chains of dependent operations, and short ones overlap better.
 void split(Walk& walk, int depth, uint32_t block) {
   const float inverse = inverse_shape(walk.concentration, depth);
   const int levels = walk.levels;
@@ -106,23 +119,15 @@ void split(Walk& walk, int depth, uint32_t block) {
     middle = walk.places[place_of((2 * node + 1) << (levels - depth), levels)];
     high = walk.places[place_of((node + 1) << (levels - depth + 1), levels)];
   }
-  float* first = walk.places[2 + 2 * depth];
-  float* second = walk.places[3 + 2 * depth];
-  for (int64_t v = 0; v < walk.vectors; ++v) {
-    const int64_t i = v * kLanes;
+  for (int64_t i = 0; i < walk.width; i += kLanes) {
     VectorLanes::Word words[4];
     stick_words<VectorLanes>(walk.key, block, VectorLanes::load(walk.elements + i), walk.example,
                              walk.path, words);
-    const auto m = VectorLanes::load(middle + i);
-    if (depth > 0) {
-      const auto l = VectorLanes::load(low + i);
-      const auto beta = symmetric_beta<VectorLanes>(words[0], words[1], inverse);
-      VectorLanes::store(first + i, l + beta * (m - l));
-    }
-    const auto h = VectorLanes::load(high + i);
-    const auto beta = symmetric_beta<VectorLanes>(words[2], words[3], inverse);
-    VectorLanes::store(second + i, m + beta * (h - m));
+    for (int word = 0; word < 4; ++word) VectorLanes::store(walk.words[word] + i, words[word]);
   }
+  float* split_at = walk.places[2 + 2 * depth];
+  if (depth > 0) halve(low, middle, walk.words[0], walk.words[1], inverse, walk.width, split_at);
+  halve(middle, high, walk.words[2], walk.words[3], inverse, walk.width, split_at + kDrawn);
 }
 
 const float* reach(Walk& walk, uint32_t boundary) {
@@ -166,15 +171,14 @@ PYXAI_FAST_INLINE void walk_unit(const DirichletPaths& path, const Unit& unit, i
   const auto boundary = [&](int64_t step) {
     return reach(walk, boundary_of(path.first_step + step, path.steps, walk.levels));
   };
-  const int64_t width = walk.vectors * kLanes;
   const float* start = boundary(0);
-  for (int64_t i = 0; i < width; ++i) low[i] = start[i];
+  for (int64_t i = 0; i < walk.width; ++i) low[i] = start[i];
   for (int64_t first = 0; first < path.count; first += kStepsPerPass) {
     const int64_t left = path.count - first;
     const int64_t steps = left < kStepsPerPass ? left : kStepsPerPass;
     for (int64_t s = 0; s < steps; ++s) {
       const float* high = boundary(first + s + 1);
-      for (int64_t i = 0; i < width; ++i) {
+      for (int64_t i = 0; i < walk.width; ++i) {
         numbers[s * kDrawn + i] = number(low[i], high[i]);
         low[i] = high[i];
       }

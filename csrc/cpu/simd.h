@@ -54,6 +54,9 @@ struct VectorLanes {
   static PYXAI_FAST_INLINE void store(float* to, Float value) {
     __builtin_memcpy(to, &value, sizeof(value));
   }
+  static PYXAI_FAST_INLINE void store(uint32_t* to, Word value) {
+    __builtin_memcpy(to, &value, sizeof(value));
+  }
 
 #if defined(PYXAI_FAST_ISA_AVX512)
   // Zero-masking forms with a full mask: GCC 12 warns that the plain ones use an undefined value.

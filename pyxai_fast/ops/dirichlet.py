@@ -131,7 +131,8 @@ def dirichlet_points(
     if not isinstance(position, (int, float)) or not 0 <= position <= 1:
         raise ValueError(f"{op}: position must be a number in [0, 1], got {position!r}")
     per_pixel = _is_per_pixel(op, per, inputs)
-    check_written(op, inputs, path[4] * n_paths * inputs.shape[0], dtype, memory_format, out)
+    rows = _steps(op, n_steps, first_step, count)[2] * n_paths * inputs.shape[0]
+    check_written(op, inputs, rows, dtype, memory_format, out)
     _check_constant(op, inputs=inputs, baselines=baselines)
     if baselines.dim() > 0:
         common = torch.promote_types(inputs.dtype, baselines.dtype)
