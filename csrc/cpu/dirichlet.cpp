@@ -75,11 +75,10 @@ struct Walk {
   int levels;
 };
 
-void begin_walk(const DirichletPaths& path, const Unit& unit, int64_t features,
-                                  Walk& walk) {
+void begin_walk(const DirichletPaths& path, const Unit& unit, int64_t features, Walk& walk) {
   walk.key = random_key(path.key);
-  walk.example = static_cast<uint32_t>(path.examples == nullptr ? unit.example
-                                                                : path.examples[unit.example]);
+  walk.example =
+      static_cast<uint32_t>(path.examples == nullptr ? unit.example : path.examples[unit.example]);
   walk.path = static_cast<uint32_t>(path.first_path + unit.path);
   walk.concentration = path.concentration;
   walk.width = ceil_div(unit.count, kLanes) * kLanes;
@@ -244,8 +243,7 @@ void points_of_units(const DirichletPoints& args, int64_t begin, int64_t end) {
             points[i] = baseline[i] + static_cast<Compute>(at[i]) * step[i];
         } else {
           for (int64_t i = 0; i < tile.count; ++i) {
-            points[i] =
-                (baseline[i] + static_cast<Compute>(at[i]) * step[i]) * scale[i] + shift[i];
+            points[i] = (baseline[i] + static_cast<Compute>(at[i]) * step[i]) * scale[i] + shift[i];
           }
         }
         if constexpr (!kDirect) store_run(rounded, out, tile.count);

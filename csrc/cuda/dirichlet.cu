@@ -86,7 +86,8 @@ __device__ Item item_of(const DirichletPaths& path, int64_t index) {
     const bool together = path.channels.inner == 1;
     item.channels = static_cast<int>(left < kChannels ? left : kChannels);
     item.stride = together ? 1 : path.elements;
-    item.feature = together ? element * path.channels.count + first : first * path.elements + element;
+    item.feature =
+        together ? element * path.channels.count + first : first * path.elements + element;
   }
   return item;
 }
@@ -98,8 +99,8 @@ __device__ Walk walk_of(const DirichletPaths& path, int64_t features, const Item
   walk.places[kEnd] = 2.0f;
   walk.key = random_key(path.key);
   walk.element = element_of(path, features, item.feature);
-  walk.example = static_cast<uint32_t>(path.examples == nullptr ? item.example
-                                                                : path.examples[item.example]);
+  walk.example =
+      static_cast<uint32_t>(path.examples == nullptr ? item.example : path.examples[item.example]);
   walk.path = static_cast<uint32_t>(path.first_path + item.path);
   return walk;
 }
@@ -138,9 +139,8 @@ __global__ void dirichlet_points_kernel(DirichletPoints args) {
       const Strides2& strides = args.baseline_strides;
       baseline[c] = load_as<Compute>(args.baselines, args.dtype,
                                      item.example * strides.row + feature * strides.column);
-      step[c] =
-          load_as<Compute>(args.inputs, args.dtype, item.example * args.features + feature) -
-          baseline[c];
+      step[c] = load_as<Compute>(args.inputs, args.dtype, item.example * args.features + feature) -
+                baseline[c];
       if (args.scale != nullptr) {
         const int64_t channel = channel_of(path.channels, feature);
         scale[c] = static_cast<Compute>(args.scale[channel]);
@@ -169,10 +169,9 @@ __global__ void dirichlet_points_kernel(DirichletPoints args) {
 template <typename Compute>
 __device__ double step_of(const DirichletAccumulate& args, int64_t example, int64_t feature) {
   const Strides2& strides = args.baseline_strides;
-  Compute step =
-      load_as<Compute>(args.inputs, args.dtype, example * args.features + feature) -
-      load_as<Compute>(args.baselines, args.dtype,
-                       example * strides.row + feature * strides.column);
+  Compute step = load_as<Compute>(args.inputs, args.dtype, example * args.features + feature) -
+                 load_as<Compute>(args.baselines, args.dtype,
+                                  example * strides.row + feature * strides.column);
   if (args.scale != nullptr)
     step *= static_cast<Compute>(args.scale[channel_of(args.path.channels, feature)]);
   return static_cast<double>(step);

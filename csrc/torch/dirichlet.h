@@ -113,11 +113,11 @@ struct DirichletOps {
   }
 
   static Tensor points(const Tensor& inputs, const Tensor& baselines, const Tensor& key,
-                       const std::optional<Tensor>& examples, double concentration,
-                       int64_t n_steps, int64_t first_step, int64_t count, int64_t n_paths,
-                       int64_t first_path, double position, bool per_pixel,
-                       const std::optional<Tensor>& scale, const std::optional<Tensor>& shift,
-                       std::optional<ScalarType> dtype, std::optional<MemoryFormat> memory_format) {
+                       const std::optional<Tensor>& examples, double concentration, int64_t n_steps,
+                       int64_t first_step, int64_t count, int64_t n_paths, int64_t first_path,
+                       double position, bool per_pixel, const std::optional<Tensor>& scale,
+                       const std::optional<Tensor>& shift, std::optional<ScalarType> dtype,
+                       std::optional<MemoryFormat> memory_format) {
     const MemoryFormat format = memory_format.value_or(MemoryFormat::Contiguous);
     const Paths paths = point_paths(inputs, key, examples, concentration, n_steps, first_step,
                                     count, n_paths, first_path, per_pixel, format);
@@ -182,16 +182,14 @@ struct DirichletOps {
       fail(op, ": scale must come with inputs and baselines");
     std::vector<int64_t> sizes = sum_sizes(grads, count, n_paths);
     const MemoryFormat format = format_of(grads);
-    const Paths paths =
-        paths_of(op, grads, key, examples, concentration, n_steps, first_step, count, n_paths,
-                 first_path, per_pixel, sizes[0] / n_paths, format);
+    const Paths paths = paths_of(op, grads, key, examples, concentration, n_steps, first_step,
+                                 count, n_paths, first_path, per_pixel, sizes[0] / n_paths, format);
     const Tensor g = dense(grads, format);
     DirichletAccumulate args = sum_args(g, paths);
     const bool wide = args.grad_dtype == DType::kFloat64;
     args.attribution_dtype = wide ? DType::kFloat64 : DType::kFloat32;
-    const Tensor result =
-        torch::stable::empty(sizes, wide ? ScalarType::Double : ScalarType::Float, std::nullopt,
-                             grads.device(), std::nullopt, format);
+    const Tensor result = torch::stable::empty(sizes, wide ? ScalarType::Double : ScalarType::Float,
+                                               std::nullopt, grads.device(), std::nullopt, format);
     args.attributions = result.mutable_data_ptr();
     Tensor x, scales;
     Rows b;
@@ -229,9 +227,8 @@ struct DirichletOps {
            text_of(grads), ", got ", text_of(total));
     }
     const MemoryFormat format = format_written(total, op, "total");
-    const Paths paths =
-        paths_of(op, grads, key, examples, concentration, n_steps, first_step, count, n_paths,
-                 first_path, per_pixel, sizes[0] / n_paths, format);
+    const Paths paths = paths_of(op, grads, key, examples, concentration, n_steps, first_step,
+                                 count, n_paths, first_path, per_pixel, sizes[0] / n_paths, format);
     const Tensor g = dense(grads, format);
     for (const Tensor& read : {g, paths.key}) check_apart(total, read, op, "total");
     if (paths.args.examples != nullptr) check_apart(total, paths.examples, op, "total");
