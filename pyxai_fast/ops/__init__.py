@@ -5,6 +5,7 @@ Usable on their own, without any method of this package. Every op runs as PyTorc
 """
 
 from ..native import build_info
+from .ascend import ascend_max
 from .dirichlet import dirichlet_accumulate, dirichlet_points
 from .library import (
     available_cpu_isas,
@@ -22,6 +23,7 @@ from .random_key import random_key
 load_native()
 
 __all__ = [
+    "ascend_max",
     "available_cpu_isas",
     "backend_of",
     "backends",

@@ -6,6 +6,7 @@ place for its device. A kernel gives the same bits as its twin on the same devic
 operations are IEEE-exact (all of the path family is).
 """
 
+from .ascend import ascend_max
 from .dirichlet import (
     dirichlet_accumulate,
     dirichlet_accumulate_out,
@@ -16,6 +17,7 @@ from .noise import noise_contract, noise_contract_out, perturb, perturb_out
 from .path import path_accumulate, path_accumulate_out, path_points, path_points_out
 
 __all__ = [
+    "ascend_max",
     "dirichlet_accumulate",
     "dirichlet_accumulate_out",
     "dirichlet_points",
