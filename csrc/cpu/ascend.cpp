@@ -15,23 +15,23 @@ PYXAI_FAST_INLINE AscendMax as_one_row(AscendMax args) {
   return args;
 }
 
-template <bool Absolute, bool Scaled, typename Compute>
-PYXAI_FAST_INLINE void ascend(const Compute* __restrict__ grads, const Compute* __restrict__ scale,
-                              Compute step, int64_t count, Compute* __restrict__ points,
+template <bool Absolute, bool Scaled, typename Storage, typename Compute>
+PYXAI_FAST_INLINE void ascend(const Storage* __restrict__ grads, const Compute* __restrict__ scale,
+                              Compute step, int64_t count, Storage* __restrict__ points,
                               Compute* __restrict__ best) {
   for (int64_t i = 0; i < count; ++i) {
-    Compute g = grads[i];
+    Compute g = widen(grads[i]);
     if constexpr (Scaled) g *= scale[i];
     best[i] = better_of<Absolute>(best[i], g);
     if constexpr (Scaled) g *= scale[i];
-    points[i] += step * g;
+    narrow_to(widen(points[i]) + step * g, points[i]);
   }
 }
 
 template <typename Storage, bool Absolute, bool Scaled>
 void ascend_tile(const AscendMax& args, Tile tile) {
   using Compute = typename ComputeOf<Storage>::type;
-  constexpr bool kDirect = __is_same(Compute, Storage);
+  constexpr bool kDirect = !__is_same(Storage, Float16);  // which is converted by runs
   alignas(64) Compute scale[kTile];
   if constexpr (Scaled) spread_channels(args.scale, args.channels, tile, scale);
   const int64_t first = tile.row * args.features + tile.begin;
