@@ -15,7 +15,8 @@ struct AscendOps {
     check_same_device(step_sizes, like, op, "step_sizes");
     const int64_t dims = step_sizes.dim();
     const bool flat = dims == 1 && step_sizes.size(0) == steps * batch;
-    const bool by_step = dims == 2 && step_sizes.size(0) == steps && step_sizes.size(1) == batch;
+    const bool by_step =
+        dims == 2 && step_sizes.size(1) == batch && step_sizes.numel() == steps * batch;
     if (dims != 0 && !flat && !by_step) {
       fail(op, ": step_sizes must be a scalar or have shape [S * B] or [S, B] with S = ", steps,
            " and B = ", batch, ", got ", text_of(step_sizes));

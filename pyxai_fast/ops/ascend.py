@@ -76,7 +76,6 @@ def ascend_max(
             f"{op}: best must be {wide} [B, ...] for points {list(points.shape)} = [S * B, ...], "
             f"got {best.dtype} {list(best.shape)}"
         )
-    steps = rows // batch if batch else 0
     if not isinstance(step_sizes, Tensor):
         if not isinstance(step_sizes, (int, float)) or isinstance(step_sizes, bool):
             kind = type(step_sizes).__name__
@@ -84,10 +83,12 @@ def ascend_max(
         step_sizes = torch.full((), step_sizes, dtype=torch.float64, device=points.device)
     check_floating(op, "step_sizes", step_sizes)
     check_same_device(op, "step_sizes", step_sizes, points)
-    if step_sizes.dim() > 0 and step_sizes.shape not in ((rows,), (steps, batch)):
+    flat = step_sizes.dim() == 1 and len(step_sizes) == rows
+    by_step = step_sizes.dim() == 2 and step_sizes.shape[1] == batch and step_sizes.numel() == rows
+    if step_sizes.dim() > 0 and not flat and not by_step:
         raise ValueError(
-            f"{op}: step_sizes must be a number or have shape [{rows}] or [{steps}, {batch}], got "
-            f"{list(step_sizes.shape)}"
+            f"{op}: step_sizes must be a number or have shape [{rows}] or [S, {batch}] for "
+            f"{rows} points, got {list(step_sizes.shape)}"
         )
     check_affine(op, points, scale, None)
     check_writable(op, "points", points)
