@@ -646,7 +646,8 @@ def sums(grads=X, key=KEY, **more):
         (lambda: points(key=torch.zeros(2)), ValueError, r"key must be int64 \[2\], got .*float32"),
         (lambda: points(key=KEY[:1]), ValueError, r"key must be int64 \[2\]"),
         (lambda: points(key=KEY.to("meta")), ValueError, "key must be on cpu"),
-        (lambda: points(examples=KEY.repeat(2)), ValueError, r"examples must be int64 \[2\]"),
+        (lambda: points(examples=KEY.repeat(2)), ValueError, r"examples must have shape \[2\]"),
+        (lambda: points(examples=[0, 1]), TypeError, "examples must be an int32 or int64 tensor"),
         (lambda: points(concentration="10"), TypeError, "concentration must be a number"),
         (lambda: points(concentration=0.0), ValueError, "concentration must be positive"),
         (lambda: points(concentration=float("inf")), ValueError, "concentration .* finite"),
@@ -692,10 +693,10 @@ RAW = (None, 1.0, 2, 0, 2, 1, 0)
     [
         (lambda o: o.dirichlet_points(X, X[:, :2], KEY, *RAW, 0.5, False), "baselines must"),
         (lambda o: o.dirichlet_points(X, X, KEY[:1], *RAW, 0.5, False), "key must be int64"),
-        (lambda o: o.dirichlet_points(X, X, X[0, 0, :2], *RAW, 0.5, False), "key must be int64"),
+        (lambda o: o.dirichlet_points(X, X, X[0, 0, :2], *RAW, 0.5, False), "key must be int"),
         (
             lambda o: o.dirichlet_points(X, X, KEY, KEY[:1], *RAW[1:], 0.5, False),
-            "examples must be int64",
+            "examples must have shape",
         ),
         (
             lambda o: o.dirichlet_points(X, X, KEY, None, 1.0, 2**17, 0, 2, 1, 0, 0.5, False),

@@ -226,12 +226,6 @@ __global__ void dirichlet_accumulate_kernel(DirichletAccumulate args) {
   }
 }
 
-// Enough threads to fill a device, where there are steps for them.
-unsigned step_groups(int64_t items, int64_t steps) {
-  const int64_t wanted = 1 + (int64_t{1} << 17) / (items + 1);
-  return static_cast<unsigned>(wanted < steps ? wanted : steps);
-}
-
 template <typename Compute>
 void launch_points(const DirichletPoints& args, void* stream) {
   with_dtype(args.point_dtype, [&](auto point) {

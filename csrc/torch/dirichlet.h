@@ -10,7 +10,7 @@ namespace pyxai_fast::torch_ops {
 template <typename Backend>
 struct DirichletOps {
   // Which paths: the arguments that both ops share, and the tensors among them.
-  struct Paths {
+  struct __attribute__((visibility("hidden"))) Paths {
     DirichletPaths args;
     Tensor key, examples;
   };
@@ -32,18 +32,14 @@ struct DirichletOps {
            n_paths);
     }
     Paths p{};
-    check_same_device(key, like, op, "key");
-    if (key.scalar_type() != ScalarType::Long || key.dim() != 1 || key.size(0) != 2)
-      fail(op, ": key must be int64 [2], got ", text_of(key));
-    p.key = dense(key, MemoryFormat::Contiguous);
+    p.key = integers(key, ScalarType::Long, like, op, "key");
+    if (key.dim() != 1 || key.size(0) != 2)
+      fail(op, ": key must be int64 [2], a seed and a stream, got ", text_of(key));
     p.args.key = static_cast<const int64_t*>(p.key.const_data_ptr());
     if (examples.has_value()) {
-      check_same_device(*examples, like, op, "examples");
-      if (examples->scalar_type() != ScalarType::Long || examples->dim() != 1 ||
-          examples->size(0) != batch) {
-        fail(op, ": examples must be int64 [", batch, "], got ", text_of(*examples));
-      }
-      p.examples = dense(*examples, MemoryFormat::Contiguous);
+      p.examples = integers(*examples, ScalarType::Long, like, op, "examples");
+      if (examples->dim() != 1 || examples->size(0) != batch)
+        fail(op, ": examples must have shape [", batch, "], got ", text_of(*examples));
       p.args.examples = static_cast<const int64_t*>(p.examples.const_data_ptr());
     }
     if (per_pixel && like.dim() < 2)

@@ -33,6 +33,7 @@ from .checks import (
     rows_tensor,
 )
 from .library import define, fake_nothing
+from .random_key import check_key
 
 MAX_STEPS = 2**16
 MAX_PATHS = 2**32
@@ -79,7 +80,7 @@ def dirichlet_points(
         inputs: [B, ...], float16, bfloat16, float32 or float64, any strides, at most 2^32 features.
         baselines: in the units of the inputs: a number, or a tensor shaped [], [1, ...] or
             [B, ...] on the inputs' device.
-        key: int64 [2] on the inputs' device: a seed, and a stream, of which the low 16 bits count.
+        key: int64 [2], from `random_key`. Equal keys give equal paths.
         concentration: alpha > 0; the number of sticks that matter.
         n_steps: of a whole path, up to 65536.
         first_step, count: the steps wanted; all by default. Any split gives the same points.
@@ -88,8 +89,8 @@ def dirichlet_points(
             increment exact for quadratic functions on every path; 0 and 1 are the step's ends.
         per: "feature" gives every feature a path of its own; "pixel" gives the channels (dimension
             1) of a pixel one path together.
-        examples: int64 [B], what stands for each example in the random numbers; 0, 1, ... by
-            default. Equal numbers give equal paths, in whatever batch.
+        examples: int64 [B], the numbers of the examples in the counter, by default 0, 1, ...:
+            equal numbers give equal paths, in whatever batch.
         scale, shift: [C], one value for each of the inputs' channels (dimension 1), given together:
             an affine map applied in the same pass, such as the normalisation of pixels.
         dtype: of the points; the inputs' by default. Computed in float32 (float64 for float64
@@ -478,15 +479,13 @@ def _paths(op: str, n_paths: int, first_path: int) -> tuple[int, int]:
     return n_paths, first_path
 
 
-def _check_numbers(op: str, name: str, numbers: Any, length: int, like: Tensor) -> None:
-    """int64 [length] on the device of another tensor."""
-    if not isinstance(numbers, Tensor):
-        raise TypeError(f"{op}: {name} must be a tensor, got {type(numbers).__name__}")
-    check_same_device(op, name, numbers, like)
-    if numbers.dtype != torch.int64 or numbers.shape != (length,):
-        raise ValueError(
-            f"{op}: {name} must be int64 [{length}], got {numbers.dtype} {list(numbers.shape)}"
-        )
+def _check_examples(op: str, examples: Any, batch: int, like: Tensor) -> None:
+    if not isinstance(examples, Tensor) or examples.dtype not in (torch.int32, torch.int64):
+        got = examples.dtype if isinstance(examples, Tensor) else type(examples).__name__
+        raise TypeError(f"{op}: examples must be an int32 or int64 tensor, got {got}")
+    check_same_device(op, "examples", examples, like)
+    if examples.shape != (batch,):
+        raise ValueError(f"{op}: examples must have shape [{batch}], got {list(examples.shape)}")
 
 
 def _path_arguments(
@@ -503,9 +502,9 @@ def _path_arguments(
     first_path: int,
 ) -> tuple[float, int, int, int, int, int]:
     """The checked numbers that choose paths and steps, in the order of the schemas."""
-    _check_numbers(op, "key", key, 2, like)
+    check_key(op, key, like)
     if examples is not None:
-        _check_numbers(op, "examples", examples, batch, like)
+        _check_examples(op, examples, batch, like)
     if not isinstance(concentration, (int, float)) or isinstance(concentration, bool):
         kind = type(concentration).__name__
         raise TypeError(f"{op}: concentration must be a number, got {kind}")
