@@ -245,7 +245,7 @@ def beta_cdf(x: Tensor, a: float, b: float) -> Tensor:
 
 
 def _lower_beta(x: Tensor, a: float, b: float) -> Tensor:
-    grid = (torch.arange(20000, dtype=torch.float64) + 0.5) / 20000
+    grid = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
     if a > 1:
         t = x[:, None] * grid
         return (t ** (a - 1) * (1 - t) ** (b - 1)).mean(1) * x
@@ -642,8 +642,8 @@ def sums(grads=X, key=KEY, **more):
         (lambda: points(torch.tensor(1.0)), ValueError, "inputs must have shape"),
         (lambda: points(b="black"), TypeError, "baselines must be a number"),
         (lambda: points(b=X[:, :2]), ValueError, r"baselines must .*\[2, 2, 4\]"),
-        (lambda: points(key=7), TypeError, "key must be a tensor, got int"),
-        (lambda: points(key=torch.zeros(2)), ValueError, r"key must be int64 \[2\], got .*float32"),
+        (lambda: points(key=7), TypeError, "key must be a tensor, .*got int"),
+        (lambda: points(key=torch.zeros(2)), ValueError, r"key must be int64 \[2\], .*got .*float32"),
         (lambda: points(key=KEY[:1]), ValueError, r"key must be int64 \[2\]"),
         (lambda: points(key=KEY.to("meta")), ValueError, "key must be on cpu"),
         (lambda: points(examples=KEY.repeat(2)), ValueError, r"examples must have shape \[2\]"),
