@@ -643,7 +643,11 @@ def sums(grads=X, key=KEY, **more):
         (lambda: points(b="black"), TypeError, "baselines must be a number"),
         (lambda: points(b=X[:, :2]), ValueError, r"baselines must .*\[2, 2, 4\]"),
         (lambda: points(key=7), TypeError, "key must be a tensor, .*got int"),
-        (lambda: points(key=torch.zeros(2)), ValueError, r"key must be int64 \[2\], .*got .*float32"),
+        (
+            lambda: points(key=torch.zeros(2)),
+            ValueError,
+            r"key must be int64 \[2\], .*got .*float32",
+        ),
         (lambda: points(key=KEY[:1]), ValueError, r"key must be int64 \[2\]"),
         (lambda: points(key=KEY.to("meta")), ValueError, "key must be on cpu"),
         (lambda: points(examples=KEY.repeat(2)), ValueError, r"examples must have shape \[2\]"),
