@@ -41,7 +41,20 @@ struct VectorLanes {
     return indices;
   }
 
+  static PYXAI_FAST_INLINE Float load(const float* from) {
+    Float value;
+    __builtin_memcpy(&value, from, sizeof(value));
+    return value;
+  }
+  static PYXAI_FAST_INLINE Word load(const uint32_t* from) {
+    Word value;
+    __builtin_memcpy(&value, from, sizeof(value));
+    return value;
+  }
   static PYXAI_FAST_INLINE void store(float* to, Float value) {
+    __builtin_memcpy(to, &value, sizeof(value));
+  }
+  static PYXAI_FAST_INLINE void store(uint32_t* to, Word value) {
     __builtin_memcpy(to, &value, sizeof(value));
   }
 

@@ -1,6 +1,8 @@
 // Every family of ops: a new one is a header beside this one, and a line here.
 #pragma once
 
+#include "ascend.h"
+#include "dirichlet.h"
 #include "mask.h"
 #include "noise.h"
 #include "path.h"
@@ -10,6 +12,8 @@ namespace pyxai_fast::torch_ops {
 
 template <typename Backend, typename Library>
 void register_all_ops(Library& library) {
+  register_ascend_ops<Backend>(library);
+  register_dirichlet_ops<Backend>(library);
   register_mask_ops<Backend>(library);
   register_noise_ops<Backend>(library);
   register_path_ops<Backend>(library);

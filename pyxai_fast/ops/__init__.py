@@ -5,6 +5,8 @@ Usable on their own, without any method of this package. Every op runs as PyTorc
 """
 
 from ..native import build_info
+from .ascend import ascend_max
+from .dirichlet import dirichlet_accumulate, dirichlet_points
 from .library import (
     available_cpu_isas,
     backend_of,
@@ -23,11 +25,14 @@ from .rank import rank_mask, ranks_of
 load_native()
 
 __all__ = [
+    "ascend_max",
     "available_cpu_isas",
     "backend_of",
     "backends",
     "build_info",
     "cpu_isa",
+    "dirichlet_accumulate",
+    "dirichlet_points",
     "mask_blend",
     "mask_segments",
     "native_kernels",

@@ -6,6 +6,13 @@ place for its device. A kernel gives the same bits as its twin on the same devic
 operations are IEEE-exact (all of the mask, path and rank families are).
 """
 
+from .ascend import ascend_max
+from .dirichlet import (
+    dirichlet_accumulate,
+    dirichlet_accumulate_out,
+    dirichlet_points,
+    dirichlet_points_out,
+)
 from .mask import (
     mask_blend,
     mask_blend_out,
@@ -19,6 +26,11 @@ from .path import path_accumulate, path_accumulate_out, path_points, path_points
 from .rank import rank_mask, rank_mask_out, ranks_of
 
 __all__ = [
+    "ascend_max",
+    "dirichlet_accumulate",
+    "dirichlet_accumulate_out",
+    "dirichlet_points",
+    "dirichlet_points_out",
     "mask_blend",
     "mask_blend_out",
     "mask_segments",

@@ -83,6 +83,32 @@ def cosine_and_sine_of_turn(word: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
+def exponential_minus_one(x: Tensor) -> Tensor:
+    """e^x - 1 of float32 numbers in [0, 64]."""
+    k = (x * 1.4426950216293335 + 12582912.0) - 12582912.0
+    f = (x - k * 0.693359375) + k * 0.00021219444170128554
+    p = f * 0.0013882521307095885 + 0.008366520516574383
+    for coefficient in (0.04166720062494278, 0.1666654348373413, 0.4999999701976776):
+        p = p * f + coefficient
+    p = p * f * f + f
+    power = ((k.int() + 127) << 23).view(torch.float32)
+    return p * power + (power - 1.0)
+
+
+def squared_sine_of_quarter(y: Tensor) -> Tensor:
+    """sin(pi / 2 * y) squared, of float32 numbers in (0, 1]."""
+    z = y * y
+    p = z * -0.0008145046303980052 + 0.012731554917991161
+    for coefficient in (
+        -0.11757247149944305,
+        0.6676082611083984,
+        -2.0293538570404053,
+        2.4674010276794434,
+    ):
+        p = p * z + coefficient
+    return p * z
+
+
 def square_root(x: Tensor) -> Tensor:
     """By way of float64: torch's float32 square root is not correctly rounded on every CPU."""
     return x.double().sqrt().to(x.dtype)

@@ -56,4 +56,45 @@ PYXAI_FAST_INLINE void cosine_and_sine_of_turn(typename Lanes::Word word,
   sine = Lanes::from_bits(((b & ~swap) | (a & swap)) ^ ((quarter & 2u) << 30));
 }
 
+// The smaller of two numbers that are not negative.
+template <typename Lanes>
+PYXAI_FAST_INLINE typename Lanes::Float at_most(typename Lanes::Float x, float limit) {
+  // Such numbers are ordered as their bits are, so the difference of the bits has a sign to mask by.
+  using Int = typename Lanes::Int;
+  const uint32_t bound = bit_cast<uint32_t>(limit);
+  const Int over = (Int)(Lanes::bits(x) - bound);
+  return Lanes::from_bits((typename Lanes::Word)(over & (over >> 31)) + bound);
+}
+
+// e^x - 1 for x in [0, 64]; relative error below 2e-7, also where x is tiny.
+template <typename Lanes>
+PYXAI_FAST_INLINE typename Lanes::Float exponential_minus_one(typename Lanes::Float x) {
+  using Float = typename Lanes::Float;
+  using Word = typename Lanes::Word;
+  // x = k ln 2 + f with |f| <= ln(2) / 2; adding 3 * 2^22 rounds to a whole number. The first part
+  // of ln 2 has 9 bits, so that k times it is exact.
+  const Float k = (x * 1.4426950216293335f + 12582912.0f) - 12582912.0f;
+  const Float f = (x - k * 0.693359375f) + k * 0.00021219444170128554f;
+  Float p = f * 0.0013882521307095885f + 0.008366520516574383f;
+  p = p * f + 0.04166720062494278f;
+  p = p * f + 0.1666654348373413f;
+  p = p * f + 0.4999999701976776f;
+  p = p * f * f + f;
+  const Float power = Lanes::from_bits((Word)((Lanes::to_int(k) + 127) << 23));
+  return p * power + (power - 1.0f);
+}
+
+// The square of the sine of a quarter turn times y, for y in (0, 1]; relative error below 3e-7.
+template <typename Lanes>
+PYXAI_FAST_INLINE typename Lanes::Float squared_sine_of_quarter(typename Lanes::Float y) {
+  using Float = typename Lanes::Float;
+  const Float z = y * y;
+  Float p = z * -0.0008145046303980052f + 0.012731554917991161f;
+  p = p * z + -0.11757247149944305f;
+  p = p * z + 0.6676082611083984f;
+  p = p * z + -2.0293538570404053f;
+  p = p * z + 2.4674010276794434f;
+  return p * z;
+}
+
 }  // namespace pyxai_fast

@@ -37,7 +37,11 @@ constexpr uint32_t kPhiloxW0 = 0x9E3779B9, kPhiloxW1 = 0xBB67AE85;  // golden ra
 PYXAI_FAST_INLINE void philox_rounds(ScalarLanes, uint32_t c0, uint32_t c1, uint32_t c2,
                                      uint32_t c3, uint64_t seed, uint32_t* words) {
   uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+#if defined(__CUDACC__)
+#pragma unroll
+#else
 #pragma GCC unroll 10
+#endif
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t{kPhiloxM0} * c0, p1 = uint64_t{kPhiloxM1} * c2;
     c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ key0;
