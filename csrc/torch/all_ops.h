@@ -3,6 +3,7 @@
 
 #include "ascend.h"
 #include "dirichlet.h"
+#include "ensemble.h"
 #include "mask.h"
 #include "noise.h"
 #include "path.h"
@@ -14,6 +15,7 @@ template <typename Backend, typename Library>
 void register_all_ops(Library& library) {
   register_ascend_ops<Backend>(library);
   register_dirichlet_ops<Backend>(library);
+  register_ensemble_ops<Backend>(library);
   register_mask_ops<Backend>(library);
   register_noise_ops<Backend>(library);
   register_path_ops<Backend>(library);

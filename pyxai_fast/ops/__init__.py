@@ -7,6 +7,13 @@ Usable on their own, without any method of this package. Every op runs as PyTorc
 from ..native import build_info
 from .ascend import ascend_max
 from .dirichlet import dirichlet_accumulate, dirichlet_points
+from .ensemble import (
+    enkf_update,
+    ensemble_contract,
+    ensemble_moments,
+    ensemble_transform,
+    guided_step,
+)
 from .library import (
     available_cpu_isas,
     backend_of,
@@ -33,6 +40,11 @@ __all__ = [
     "cpu_isa",
     "dirichlet_accumulate",
     "dirichlet_points",
+    "enkf_update",
+    "ensemble_contract",
+    "ensemble_moments",
+    "ensemble_transform",
+    "guided_step",
     "mask_blend",
     "mask_segments",
     "native_kernels",

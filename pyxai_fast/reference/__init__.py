@@ -3,7 +3,7 @@
 It is also the fallback. Each function is registered as the op's default kernel, so the op exists
 and gives these numbers where no native library was built; a native kernel, once loaded, takes its
 place for its device. A kernel gives the same bits as its twin on the same device where the
-operations are IEEE-exact (all of the mask, path and rank families are).
+operations are IEEE-exact (all of the ensemble, mask, path and rank families are).
 """
 
 from .ascend import ascend_max
@@ -12,6 +12,14 @@ from .dirichlet import (
     dirichlet_accumulate_out,
     dirichlet_points,
     dirichlet_points_out,
+)
+from .ensemble import (
+    ensemble_contract,
+    ensemble_moments,
+    ensemble_transform,
+    ensemble_transform_out,
+    guided_step,
+    guided_step_out,
 )
 from .mask import (
     mask_blend,
@@ -31,6 +39,12 @@ __all__ = [
     "dirichlet_accumulate_out",
     "dirichlet_points",
     "dirichlet_points_out",
+    "ensemble_contract",
+    "ensemble_moments",
+    "ensemble_transform",
+    "ensemble_transform_out",
+    "guided_step",
+    "guided_step_out",
     "mask_blend",
     "mask_blend_out",
     "mask_segments",
