@@ -14,6 +14,7 @@ from conftest import needs_native_cpu
 
 import pyxai_fast
 from pyxai_fast import ops
+from pyxai_fast.ops.library import schemas
 
 PROBE = """
 import json, sys, torch
@@ -112,7 +113,9 @@ def test_native_kernels_off_runs_the_reference_and_on_again_the_kernel() -> None
 
 
 def test_every_op_has_a_reference_a_shape_rule_and_a_docstring() -> None:
-    for name in ("path_points", "path_accumulate"):
+    names = {schema.partition(".")[0] for schema in schemas()}
+    assert names >= {"path_points", "path_accumulate", "mask_segments", "mask_blend", "rank_mask"}
+    for name in names:
         assert getattr(ops, name).__doc__
         table = torch._C._dispatch_dump(f"pyxai_fast::{name}")
         assert "CompositeExplicitAutograd" in table

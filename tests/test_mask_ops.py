@@ -287,6 +287,28 @@ def test_threads_and_instruction_sets_give_the_same_bits() -> None:
         assert_same_bits(blended, results[0][1])
 
 
+@needs_native_cpu
+@pytest.mark.parametrize("isa", ops.available_cpu_isas())
+def test_results_beyond_the_caches_are_the_same_bits(isa: str) -> None:
+    """These are written past the caches, in whole lines of memory where they begin on one."""
+    t = MaskCase("large", 70, 2, (3, 111, 113), 100).tensors()
+    words = ops.pack_coalitions(t["kept"])
+    args = (t["inputs"], t["segments"], words, t["fill"])
+    x = t["inputs"].repeat(30, 1, 1, 1)
+    m = t["masks"].half()
+    before = ops.cpu_isa()
+    try:
+        ops.set_cpu_isa(isa)
+        masked = torch.empty(140 * 3 * 111 * 113 + 1)[1:].view(140, 3, 111, 113)
+        ops.mask_segments(*args, out=masked)
+        blended = ops.mask_blend(x, m)
+    finally:
+        ops.set_cpu_isa(before)
+    assert min(masked.nbytes, blended.nbytes) > 2**24
+    assert_same_bits(masked, reference.mask_segments(*args))
+    assert_same_bits(blended.flatten(0, 1), reference.mask_blend(x, m))
+
+
 def test_float32_is_as_accurate_as_plain_pytorch(device: torch.device) -> None:
     t = MaskCase("accuracy", 1, 4, (3, 20, 20), 9).tensors(device=device)
     x, m = t["inputs"], t["masks"]

@@ -130,21 +130,33 @@ void blend_units(const MaskBlend& args, int64_t begin, int64_t end) {
   using Compute = typename ComputeOf<Storage>::type;
   alignas(64) Compute value_buffer[kTile + kRoom];
   alignas(64) Compute mask_buffer[kTile + kRoom];
+  alignas(64) Storage kept_buffer[kTile];
+  alignas(64) Storage rest_buffer[kTile];
+  const int64_t elements = 2 * args.batch * args.features;
+  const bool streamed = elements * static_cast<int64_t>(sizeof(Storage)) >= kStreamedBytes;
   for (int64_t unit = begin; unit < end; ++unit) {
     const Tile tile = tile_of(unit, args.features);
     const Compute* values = source_tile<Storage>(args.inputs, tile, value_buffer);
     const Compute* masks = source_tile<Mask>(args.masks, tile, mask_buffer);
     Storage* kept = static_cast<Storage*>(args.out) + tile.row * args.features + tile.begin;
     Storage* rest = kept + args.batch * args.features;
+    Storage* kept_to = streamed ? kept_buffer : kept;
+    Storage* rest_to = streamed ? rest_buffer : rest;
     if constexpr (__is_same(Storage, Compute)) {
-      blend_run(values, masks, tile.count, kept, rest);
+      blend_run(values, masks, tile.count, kept_to, rest_to);
     } else {
       alignas(64) Compute wide[2 * kTile];
       blend_run(values, masks, tile.count, wide, wide + kTile);
-      store_run(wide, kept, tile.count);
-      store_run(wide + kTile, rest, tile.count);
+      store_run(wide, kept_to, tile.count);
+      store_run(wide + kTile, rest_to, tile.count);
+    }
+    if (streamed) {
+      const int64_t bytes = tile.count * static_cast<int64_t>(sizeof(Storage));
+      stream(kept_buffer, kept, bytes);
+      stream(rest_buffer, rest, bytes);
     }
   }
+  if (streamed) stream_end();
 }
 
 // The batch as one row; and then planes that share one mask as rows, so that no tile reaches into two.

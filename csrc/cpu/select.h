@@ -12,6 +12,7 @@
 
 #include "pyxai_fast/select.h"
 #include "sources.h"
+#include "stream.h"
 
 namespace pyxai_fast {
 namespace {  // one copy per instruction set
@@ -102,8 +103,11 @@ void select_units(const Select& args, Rule& rule, int64_t begin, int64_t end) {
   const int64_t tiles = ceil_div(planes.features, kTile);
   alignas(64) Out chosen_buffer[kPlanes * kTile + kRoom];
   alignas(64) Out other_buffer[kPlanes * kTile + kRoom];
+  alignas(64) Out row_buffer[kTile];
   const Out* chosen[kPlanes];
   const Out* other[kPlanes];
+  const int64_t elements = args.steps * args.batch * args.features;
+  const bool streamed = elements * static_cast<int64_t>(sizeof(Out)) >= kStreamedBytes;
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t row = unit / planes.units_per_row;
     const int64_t in_row = unit % planes.units_per_row;
@@ -123,11 +127,14 @@ void select_units(const Select& args, Rule& rule, int64_t begin, int64_t end) {
     for (int64_t s = 0; s < args.steps; ++s) {
       const auto mask = rule.at_step(row, s);
       for (int64_t p = 0; p < many; ++p) {
-        select_run(chosen[p], other[p], mask, count, out + p * planes.features);
+        Out* to = out + p * planes.features;
+        select_run(chosen[p], other[p], mask, count, streamed ? row_buffer : to);
+        if (streamed) stream(row_buffer, to, count * static_cast<int64_t>(sizeof(Out)));
       }
       out += args.batch * args.features;
     }
   }
+  if (streamed) stream_end();
 }
 
 template <typename Rule>
