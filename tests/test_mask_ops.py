@@ -15,6 +15,7 @@ from select_layouts import affine_of, fitting, ids, layouts
 from torch import Tensor
 
 from pyxai_fast import ops, reference
+from pyxai_fast.reference.path import memory_format_of
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 
