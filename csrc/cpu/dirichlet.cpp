@@ -114,9 +114,9 @@ void split(Walk& walk, int depth, uint32_t block) {
   const float *low = walk.places[kStart], *middle = low, *high = walk.places[kEnd];
   if (depth > 0) {  // the two halves of the node above
     const uint32_t node = block - (1u << (depth - 1));
-    low = walk.places[place_of(node << (levels - depth + 1), levels)];
-    middle = walk.places[place_of((2 * node + 1) << (levels - depth), levels)];
-    high = walk.places[place_of((node + 1) << (levels - depth + 1), levels)];
+    low = walk.places[boundary_place(node << (levels - depth + 1), levels)];
+    middle = walk.places[boundary_place((2 * node + 1) << (levels - depth), levels)];
+    high = walk.places[boundary_place((node + 1) << (levels - depth + 1), levels)];
   }
   for (int64_t i = 0; i < walk.width; i += kLanes) {
     VectorLanes::Word words[4];
@@ -130,7 +130,7 @@ void split(Walk& walk, int depth, uint32_t block) {
 }
 
 const float* reach(Walk& walk, uint32_t boundary) {
-  const int place = place_of(boundary, walk.levels);
+  const int place = boundary_place(boundary, walk.levels);
   if (place > kEnd) {
     for (int depth = 0; depth <= depth_of(boundary, walk.levels); ++depth) {
       const uint32_t block = block_on_way(boundary, depth, walk.levels);

@@ -30,9 +30,9 @@ __device__ void split(Walk& walk, double concentration, int levels, int depth, u
   float low = 1.0f, middle = 1.0f, high = 2.0f;
   if (depth > 0) {  // the two halves of the node above
     const uint32_t node = block - (1u << (depth - 1));
-    low = walk.places[place_of(node << (levels - depth + 1), levels)];
-    middle = walk.places[place_of((2 * node + 1) << (levels - depth), levels)];
-    high = walk.places[place_of((node + 1) << (levels - depth + 1), levels)];
+    low = walk.places[boundary_place(node << (levels - depth + 1), levels)];
+    middle = walk.places[boundary_place((2 * node + 1) << (levels - depth), levels)];
+    high = walk.places[boundary_place((node + 1) << (levels - depth + 1), levels)];
   }
   uint32_t words[4];
   stick_words<ScalarLanes>(walk.key, block, walk.element, walk.example, walk.path, words);
@@ -44,7 +44,7 @@ __device__ void split(Walk& walk, double concentration, int levels, int depth, u
 
 __device__ float reach(Walk& walk, const DirichletPaths& path, int levels, int64_t step) {
   const uint32_t boundary = boundary_of(step, path.steps, levels);
-  const int place = place_of(boundary, levels);
+  const int place = boundary_place(boundary, levels);
   if (place > kEnd) {
     const int last = depth_of(boundary, levels);
     for (int depth = 0; depth <= last; ++depth) {

@@ -18,7 +18,7 @@ namespace {
 // rows of signs.
 template <bool Signs, int Lanes>
 struct Rows {
-  static constexpr int kCount = Signs ? 32 : 4;
+  static constexpr int count() { return Signs ? 32 : 4; }
 
   // Rows start at feature `first`, a multiple of 64 or of 512.
   __device__ void draw(const NoiseArgs& noise, RandomKey key, uint32_t example, const Draw& draw,
@@ -121,7 +121,8 @@ __device__ void load_four(const void* from, DType dtype, int64_t at, bool aligne
 template <typename Compute, typename Point, bool Signs>
 __global__ void perturb_kernel(Perturb args, bool aligned) {
   using Drawn = Rows<Signs, kLanesPerThread>;
-  constexpr int kRun = Drawn::kCount * kGroupBlocks;  // features of the threads of a run: 64 or 512
+  constexpr int kRun =
+      Drawn::count() * kGroupBlocks;  // features of the threads of a run: 64 or 512
   constexpr int kQuads = kGroupBlocks / kLanesPerThread;
   const NoiseArgs& noise = args.noise;
   const RandomKey key = random_key(noise.key);
@@ -152,7 +153,7 @@ __global__ void perturb_kernel(Perturb args, bool aligned) {
       Point* points =
           static_cast<Point*>(args.points) + (sample * args.batch + row) * args.features;
 #pragma unroll 4
-      for (int r = 0; r < Drawn::kCount; ++r) {
+      for (int r = 0; r < Drawn::count(); ++r) {
         const int64_t feature = first + r * kGroupBlocks + lane;
         if (feature >= args.features) break;
         const int count = static_cast<int>(

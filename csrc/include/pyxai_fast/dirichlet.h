@@ -122,7 +122,7 @@ constexpr int kStart = 0, kEnd = 1;
 
 PYXAI_FAST_INLINE int places_of(int levels) { return 2 + 2 * levels; }
 
-PYXAI_FAST_INLINE int place_of(uint32_t boundary, int levels) {
+PYXAI_FAST_INLINE int boundary_place(uint32_t boundary, int levels) {
   if (boundary == 0) return kStart;
   if (boundary >> levels != 0) return kEnd;
   const int depth = depth_of(boundary, levels);
