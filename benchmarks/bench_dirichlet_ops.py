@@ -24,6 +24,9 @@ BATCH = replace(LARGE[0], name="cifar_32_batch", batch=32)
 MANY = replace(LARGE[1], name="imagenet_224_many", batch=8)
 CASES = {case.name: case for case in (TABLE, DIGITS, *LARGE, BATCH, MANY)}
 PIXEL = "per pixel"
+# Of 50 steps ours are one or two cells of 64 long, and the rivals' equally long: 1 % in the
+# standard deviation of a contraction, whose tails are heavy besides.
+LAW = 0.03
 
 
 @dataclass(frozen=True)
@@ -194,8 +197,9 @@ def points_and_sum_by(increments: Increments) -> Callable[[Data], Callable[[], T
 def settings(op: str) -> Iterator[Setting]:
     for name in (TABLE.name, DIGITS.name, "cifar_32", BATCH.name, IMAGE):
         yield from over_threads(Setting(op, name))
-    if op != BOTH:
+    if op == "dirichlet_points":
         yield from over_threads(Setting(op, "imagenet_224_steps_64"), Setting(op, IMAGE, PIXEL))
+    if op == "dirichlet_accumulate":
         yield from over_threads(Setting(op, IMAGE, layout="channels_last"))
 
 
@@ -242,6 +246,7 @@ OPS = [
         list(settings("dirichlet_points")),
         moved=lambda d: nbytes(d.inputs, d.baselines, d.out),
         memory_bound=lambda setting: False,
+        law=LAW,
         large=[Setting("dirichlet_points", MANY.name, threads=2)],
     ),
     Op(
@@ -255,6 +260,7 @@ OPS = [
         list(settings("dirichlet_accumulate")),
         moved=lambda d: nbytes(d.grads, d.inputs, d.baselines, d.inputs),
         memory_bound=lambda setting: False,
+        law=LAW,
         large=[Setting("dirichlet_accumulate", MANY.name, threads=2)],
     ),
     Op(
@@ -266,6 +272,7 @@ OPS = [
         points_and_sum_of_ours,
         rivals(points_and_sum_by),
         list(settings(BOTH)),
+        law=LAW,
         peak=lambda setting: 3 * 224 * 224 * (setting.case == IMAGE and setting.threads == 2),
         large=[Setting(BOTH, MANY.name, threads=2)],
     ),

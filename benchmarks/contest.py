@@ -107,6 +107,7 @@ class Op:
         memory_bound: whether nothing but moving these bytes takes time.
         reset: brings buffers that are added to back to their start.
         draws: how many random numbers are drawn.
+        law: by how much, relatively, the distributions of rivals that draw may differ from ours.
         peak: the features of an example, in settings in which peak memory is measured too; else 0.
     """
 
@@ -121,6 +122,7 @@ class Op:
     memory_bound: Callable[[Setting], bool] = always
     reset: Callable[[Data], None] = field(default=lambda data: None)
     draws: Callable[[Data], int] | None = None
+    law: float = 0.0
     peak: Callable[[Setting], int] = field(default=lambda setting: 0)
     large: Iterable[Setting] = ()
     tolerance: Mapping[str, float] = field(default_factory=lambda: TOLERANCE)
@@ -304,7 +306,7 @@ def check(
         if name.startswith("native") and not setting.on_cuda:
             assert same, f"{where} differs from the reference"
         elif draws:
-            compare_distributions(where, got, wanted)
+            compare_distributions(where, got, wanted, op.law)
         else:
             size = wanted.abs().max().clamp(min=1e-30)
             error = float((got - wanted).abs().max() / size)
@@ -312,9 +314,9 @@ def check(
     return same
 
 
-def compare_distributions(where: str, got: Tensor, wanted: Tensor) -> None:
+def compare_distributions(where: str, got: Tensor, wanted: Tensor, law: float) -> None:
     """Means and standard deviations, within what chance explains for heavy tails too."""
-    slack = 10.0 / math.sqrt(wanted.numel())
+    slack = law + 10.0 / math.sqrt(wanted.numel())
     (mean, deviation), (true_mean, true_deviation) = (
         (float(x.double().mean()), float(x.double().std())) for x in (got, wanted)
     )
