@@ -5,6 +5,7 @@
 #   PYTHON=python3.12        the interpreter that .venv is made of, 3.11 or later
 #   PYXAI_FAST_NATIVE=off    no native libraries: pure PyTorch
 #   PYTEST_ARGS="-k path"    more arguments for pytest
+#   BENCH_ARGS="--ops noise" what to measure again: see benchmarks/run.py
 #   CXX, PYXAI_FAST_PYTHON, PYXAI_FAST_CUDA, PYXAI_FAST_CUDA_ARCHS, CMAKE_ARGS, MAX_JOBS
 #                            for the build: see setup.py
 
@@ -31,7 +32,7 @@ test: $(VENV)/.installed
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed
-	$(PY) benchmarks/run.py
+	$(PY) benchmarks/run.py $(BENCH_ARGS)
 
 lint: lint-style lint-format lint-cpp lint-types
 

@@ -1,53 +1,35 @@
-"""The path ops against the best plain PyTorch, shape by shape.
-
-Every contender's result is checked before it is timed: native kernels must equal the reference bit
-for bit, rivals must be close to it. Contenders of one group run one after the other and write into
-the same buffer.
-"""
+"""The path ops against the best plain PyTorch and captum's expression."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-import pytest
 import torch
+from contest import (
+    DTYPES,
+    FORMATS,
+    Op,
+    Rival,
+    Setting,
+    compiled,
+    compiled_in,
+    layouts,
+    nbytes,
+    over_threads,
+)
 from path_cases import LARGE
 from torch import Tensor
 
 from pyxai_fast import ops
 
-pytestmark = pytest.mark.benchmark(
-    disable_gc=True, min_rounds=7, max_time=0.08, min_time=2e-5, warmup=True, warmup_iterations=2
-)
-
-CASES = {case.name: case for case in LARGE}
-FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Rivals round every operation, and their coefficients, to the type; ours is rounded once.
-TOLERANCE = {"float32": 1e-5, "bfloat16": 4e-2, "float16": 4e-3}
-# Cases that also run with zero baselines, in half precision, and compiled.
+# For a GPU: 800 points of 600 kB.
+MANY = replace(LARGE[-1], name="imagenet_224_many", steps=50, batch=16)
+CASES = {case.name: case for case in (*LARGE, MANY)}
+# Cases that also run with zero baselines and in half precision.
 FEW = ("digits_28", "imagenet_224")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a group of rows has in common."""
-
-    op: str
-    case: str
-    layout: str = "contiguous"
-    dtype: str = "float32"
-    affine: bool = False
-    baselines: str = "tensor"
-    threads: int = 1
-
-    @property
-    def group(self) -> str:
-        return " ".join(str(value) for value in asdict(self).values())
+AFFINE, ZERO = "affine", "zero baselines"
 
 
 @dataclass(frozen=True)
@@ -68,25 +50,25 @@ class Data:
 
 
 @functools.lru_cache(maxsize=1)
-def tensors(case: str, dtype: str, layout: str) -> dict[str, Tensor]:
-    made = CASES[case].tensors(DTYPES[dtype], FORMATS[layout])
+def tensors(case: str, dtype: str, layout: str, device: str) -> dict[str, Tensor]:
+    made = CASES[case].tensors(DTYPES[dtype], FORMATS[layout], device)
     made["out"] = torch.empty_like(made["grads"])
     made["total"] = torch.zeros_like(made["inputs"], dtype=torch.float64)
     return made
 
 
 def data(setting: Setting) -> Data:
-    made = dict(tensors(setting.case, setting.dtype, setting.layout))
-    if setting.baselines == "zero":
-        made["baselines"] = torch.zeros((), dtype=made["inputs"].dtype)
+    made = dict(tensors(setting.case, setting.dtype, setting.layout, setting.device))
+    if setting.variant == ZERO:
+        made["baselines"] = torch.zeros((), dtype=made["inputs"].dtype, device=setting.device)
     case = CASES[setting.case]
-    channels = case.features[0]
+    channels, affine = case.features[0], setting.variant == AFFINE
     return Data(
         case.steps,
         case.batch,
         **made,
-        scale=torch.linspace(4.0, 5.0, channels) if setting.affine else None,
-        shift=torch.linspace(-2.0, -1.5, channels) if setting.affine else None,
+        scale=torch.linspace(4.0, 5.0, channels, device=setting.device) if affine else None,
+        shift=torch.linspace(-2.0, -1.5, channels, device=setting.device) if affine else None,
     )
 
 
@@ -107,8 +89,6 @@ def rows(tensor: Tensor) -> Tensor:
 
 
 # --- contenders: each takes the data and returns what is timed -----------------------------------
-
-Contender = Callable[[Data], Callable[[], Tensor]]
 
 
 def points_of_ours(d: Data) -> Callable[[], Tensor]:
@@ -183,10 +163,10 @@ def points_compiled(d: Data) -> Callable[[], Tensor]:
         points = start + alphas * (end - start)
         out.copy_(points if scale is None else points * scale + shift)
 
-    compiled = _compiled(expression)
+    fused = compiled(expression)
 
     def run() -> Tensor:
-        compiled(d.baselines, d.inputs, alphas, out)
+        fused(d.baselines, d.inputs, alphas, out)
         return d.out
 
     return run
@@ -236,8 +216,8 @@ def sum_compiled(d: Data) -> Callable[[], Tensor]:
     def expression(grads: Tensor, weights: Tensor, end: Tensor, start: Tensor) -> Tensor:
         return (grads * weights).sum(0) * (end - start)
 
-    compiled = _compiled(expression)
-    return lambda: compiled(grads, weights, d.inputs, d.baselines)
+    fused = compiled(expression)
+    return lambda: fused(grads, weights, d.inputs, d.baselines)
 
 
 def sum_by_captum(d: Data) -> Callable[[], Tensor]:
@@ -245,9 +225,9 @@ def sum_by_captum(d: Data) -> Callable[[], Tensor]:
     weights = d.weights.tolist()
 
     def run() -> Tensor:
-        scaled = d.grads.contiguous().view(d.steps, -1) * torch.tensor(weights).float().view(
-            d.steps, 1
-        )
+        scaled = d.grads.contiguous().view(d.steps, -1) * torch.tensor(
+            weights, device=d.grads.device
+        ).float().view(d.steps, 1)
         total = torch.sum(scaled.reshape(d.steps, d.batch, *d.grads.shape[1:]), dim=0)
         return total * (d.inputs - d.baselines)
 
@@ -262,7 +242,7 @@ def total_by_addmv(d: Data) -> Callable[[], Tensor]:
     """A running sum in float32 (ours is float64), as a matrix-vector product that adds."""
     grads = rows(d.grads).reshape(d.steps, -1).T
     weights = d.weights.to(d.grads.dtype)
-    total = torch.zeros(grads.shape[0], dtype=d.grads.dtype)
+    total = torch.zeros(grads.shape[0], dtype=d.grads.dtype, device=d.grads.device)
     shaped = rows(d.inputs).shape
 
     def run() -> Tensor:
@@ -275,127 +255,96 @@ def _like(d: Data, result: Tensor) -> Tensor:
     return result if d.inputs.is_contiguous() else result.permute(0, 3, 1, 2)
 
 
-def _compiled(expression: Callable[..., Any]) -> Callable[..., Any]:
-    torch._dynamo.reset()
-    return torch.compile(expression, dynamic=False)
+# --- settings ------------------------------------------------------------------------------------
 
 
-OURS = {"points": points_of_ours, "sum": sum_of_ours, "total": total_of_ours}
-RIVALS: dict[str, dict[str, Contender]] = {
-    "points": {
-        "torch.lerp": points_by_lerp,
-        "torch.lerp, by step": points_by_lerp_steps,
-        "torch.lerp, mul_, add_": points_by_lerp_in_place,
-        "torch.mul": points_by_mul,
-        "torch.compile": points_compiled,
-        "captum's": points_by_captum,
-    },
-    "sum": {
-        "torch matvec": sum_by_matvec,
-        "torch.einsum": sum_by_einsum,
-        "torch.compile": sum_compiled,
-        "captum's": sum_by_captum,
-    },
-    "total": {"torch.addmv_": total_by_addmv},
-}
-
-
-def rivals(setting: Setting) -> list[str]:
-    names = list(RIVALS[setting.op])
-    compiled = setting.dtype == "float32" and setting.threads == 2
-    compiled = compiled and setting.case == "imagenet_224" and setting.baselines == "tensor"
-    drop = set() if compiled else {"torch.compile"}
-    if setting.affine:
-        drop.add("captum's")  # normalises nothing
-    else:
-        drop.add("torch.lerp, mul_, add_")
-    if setting.baselines == "zero":
-        drop |= {"torch.lerp", "torch.lerp, by step"}
-    else:
-        drop.add("torch.mul")
-    if setting.dtype != "float32":
-        drop.add("captum's")
-    return [name for name in names if name not in drop]
-
-
-def settings() -> Iterator[Setting]:
+def settings(op: str, variants: tuple[str, ...] = ("",), few: bool = True) -> Iterator[Setting]:
     for case in LARGE:
-        # One channel has one layout.
-        images = len(case.features) == 3 and case.features[0] > 1
-        for layout in FORMATS if images else ("contiguous",):
-            for threads in (1, 2):
-                for affine in (False, True):
-                    yield Setting("points", case.name, layout, affine=affine, threads=threads)
-                yield Setting("sum", case.name, layout, threads=threads)
-                yield Setting("total", case.name, layout, threads=threads)
-    for name in FEW:
-        for threads in (1, 2):
-            yield Setting("points", name, baselines="zero", threads=threads)
+        for layout in layouts(case.features):
+            for variant in variants:
+                yield from over_threads(Setting(op, case.name, variant, layout))
+    for name in FEW if few else ():
+        if AFFINE in variants:
+            yield from over_threads(Setting(op, name, ZERO))
         for dtype in ("bfloat16", "float16"):
-            yield Setting("points", name, dtype=dtype, threads=2)
-            yield Setting("sum", name, dtype=dtype, threads=2)
+            yield Setting(op, name, dtype=dtype, threads=2)
 
 
-def contenders() -> Iterator[Any]:
-    """(setting, name) of every row; the rows of a group follow each other."""
-    levels = ops.available_cpu_isas()
-    for setting in settings():
-        names = ["native"] if levels else []
-        if setting.threads == 1 and setting.dtype == "float32":
-            names += [f"native {level}" for level in levels[:-1]]
-        if setting.op != "total" and setting.threads == 2:
-            names.append("reference")
-        for name in names + rivals(setting):
-            yield pytest.param(setting, name, id=f"{setting.group}-{name}")
+def large(op: str, *variants: str) -> list[Setting]:
+    return [
+        Setting(op, MANY.name, variant, layout, threads=2)
+        for variant in ("", *variants)
+        for layout in FORMATS
+    ]
 
 
-@contextmanager
-def backend(name: str) -> Iterator[None]:
-    """Ours, run as the contender's name says."""
-    best = ops.cpu_isa()
-    if name.startswith("native "):
-        ops.set_cpu_isa(name.removeprefix("native "))
-    try:
-        with ops.native_kernels(name != "reference"):
-            yield
-    finally:
-        if best is not None:
-            ops.set_cpu_isa(best)
+def zero(setting: Setting) -> bool:
+    return setting.variant == ZERO
 
 
-@functools.lru_cache(maxsize=1)
-def expected(setting: Setting) -> Tensor:
-    """The reference's result; a copy, since the buffers are every contender's."""
-    d = data(setting)
-    d.total.zero_()
-    with ops.native_kernels(False):
-        return OURS[setting.op](d)().clone()
+def not_zero(setting: Setting) -> bool:
+    return not zero(setting)
 
 
-def check(setting: Setting, name: str, d: Data, run: Callable[[], Tensor]) -> None:
-    """Compares a contender with the reference before it is timed."""
-    truth = expected(setting)
-    d.total.zero_()
-    result = run()
-    if name.startswith("native") or name == "reference":
-        assert torch.equal(result, truth), f"{name} differs from the reference"
-        return
-    error = (result - truth).abs().max() / truth.abs().max()
-    assert error <= TOLERANCE[setting.dtype], f"{name} is off by {error:.1e}"
+def as_captum(setting: Setting) -> bool:
+    """captum normalises nothing."""
+    return setting.variant != AFFINE and setting.dtype == "float32"
 
 
-@pytest.mark.parametrize(("setting", "name"), list(contenders()))
-def test_path_op(benchmark: Any, setting: Setting, name: str) -> None:
-    torch.set_num_threads(setting.threads)
-    d = data(setting)
-    benchmark.group = setting.group
-    benchmark.extra_info.update(asdict(setting), contender=name)
-    with torch.no_grad(), backend(name):
-        ours = name.startswith("native") or name == "reference"
-        make = OURS[setting.op] if ours else RIVALS[setting.op][name]
-        run = make(d)
-        try:
-            check(setting, name, d, run)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            pytest.skip(f"torch.compile does not work here: {error}")
-        benchmark(run)
+def compiles(setting: Setting) -> bool:
+    return not_zero(setting) and compiled_in("imagenet_224", large=MANY.name)(setting)
+
+
+OPS = [
+    Op(
+        "path",
+        "path_points",
+        "Points of the paths, written into a reused buffer. With an affine map, `torch.lerp` gets "
+        "ends that are normalised first. captum's expression makes a fresh tensor each time.",
+        data,
+        points_of_ours,
+        {
+            "torch.lerp": Rival(points_by_lerp, when=not_zero),
+            "torch.lerp, by step": Rival(points_by_lerp_steps, when=not_zero),
+            "torch.lerp, mul_, add_": Rival(
+                points_by_lerp_in_place, when=lambda setting: setting.variant == AFFINE
+            ),
+            "torch.mul": Rival(points_by_mul, when=zero),
+            "torch.compile": Rival(points_compiled, "compile", compiles),
+            "captum's": Rival(points_by_captum, "peer", as_captum),
+        },
+        list(settings("path_points", ("", AFFINE))),
+        moved=lambda d: nbytes(d.inputs, d.baselines, d.out),
+        large=large("path_points", AFFINE),
+    ),
+    Op(
+        "path",
+        "path_accumulate",
+        "Gradients contracted to attributions. Ours adds in float64, rivals in their type.",
+        data,
+        sum_of_ours,
+        {
+            "torch matvec": Rival(sum_by_matvec),
+            "torch.einsum": Rival(sum_by_einsum),
+            "torch.compile": Rival(sum_compiled, "compile", compiles),
+            "captum's": Rival(sum_by_captum, "peer", as_captum),
+        },
+        list(settings("path_accumulate")),
+        moved=lambda d: nbytes(d.grads, d.inputs, d.baselines, d.inputs),
+        large=large("path_accumulate"),
+    ),
+    Op(
+        "path",
+        "path_accumulate(total)",
+        "A chunk added to a running sum: the form that the loop over chunks calls. Ours keeps the "
+        "sum in float64, which is twice the rival's traffic for it: the price of attributions that "
+        "do not depend on the chunks.",
+        data,
+        total_of_ours,
+        {"torch.addmv_": Rival(total_by_addmv)},
+        list(settings("path_accumulate(total)", few=False)),
+        moved=lambda d: nbytes(d.grads, d.total, d.total),
+        reset=lambda d: d.total.zero_(),
+        large=large("path_accumulate(total)"),
+    ),
+]

@@ -9,17 +9,14 @@ model itself keeps for its backward pass is included.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from ig_cases import CASES, STEPS_CASE, Case
 from ig_contenders import THREADS, forward_backward, made
+from resident import peak_during
 from torch import nn
 
 
@@ -33,23 +30,6 @@ def peak_bytes(case: str, contender: str, n_steps: int, batch: int) -> int:
     if done.returncode != 0:
         raise RuntimeError(f"peak_memory: {contender} failed\n{done.stderr}")
     return int(json.loads(done.stdout.splitlines()[-1]))
-
-
-def status(field: str) -> int:
-    """A field of /proc/self/status in bytes: VmRSS, the resident set, or VmHWM, its maximum."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"peak_memory: /proc/self/status has no {field}")
-
-
-def peak_during(call: Callable[[], object]) -> int:
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
-    before = status("VmRSS")
-    call()
-    return status("VmHWM") - before
 
 
 def main() -> None:

@@ -4,69 +4,89 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+from contest import FAMILIES, ops_of
 from machine import RESULTS
+from targets import (
+    LARGE_BYTES,
+    NOT_SLOWER,
+    Reached,
+    Row,
+    best_of,
+    best_pytorch,
+    bounded_by_memory,
+    cpu_targets,
+    geometric_mean,
+    gpu_targets,
+    label,
+    names_of,
+    of_copy,
+    seconds,
+    speed_up,
+)
 
 README = RESULTS.parent / "README.md"
-# Slower than the best plain PyTorch by more than this is listed.
-SLOWER = 1.05
+TEXTS = {op.name: op.text for family in FAMILIES for op in ops_of(family)}
+# What makes a setting, but for its threads.
+SETTING = ("case", "variant", "layout", "dtype")
 
 INTRODUCTION = """\
 # Benchmarks
 
 Written by `benchmarks/report.py` from the files in `benchmarks/results/`. To measure again, on an
-idle machine:
+idle machine, and on a machine with a GPU:
 
     make bench
+    benchmarks/gpu.sh
 
-- `bench_path_ops.py` times the ops against the best plain PyTorch for the same job and against
-  captum's expression. `bench_integrated_gradients.py` times Integrated Gradients end to end against
-  captum, and measures peak memory.
-- Nothing is timed that is not checked first: native kernels equal the reference bit for bit, rivals
-  and captum agree with it closely.
-- Figures are medians, and ratios are of medians of one run: below 1, ours is faster. Models have
-  random weights. Python's garbage collector is off while the clock runs.
+- `bench_ops.py` times the ops, a file for each family: against the best plain PyTorch for the same
+  job (several candidates, of which the fastest counts), torch.compile, and what peers do.
+  `bench_integrated_gradients.py` times Integrated Gradients end to end against captum, and measures
+  peak memory.
+- Nothing is timed that is not checked first: on a CPU, native kernels equal the reference bit for
+  bit; rivals agree with it closely, or, where they draw numbers of their own, in distribution.
+- Contenders of a setting take turns, and figures are medians. Ops: `3.10x` is a speed-up, our time
+  3.10 times below the other's. End to end: ratios are of times, below 1 ours is faster. Models
+  have random weights. Python's garbage collector is off while the clock runs.
+- A row that is not in the tables was not measured.
 """
-
-OPS = {
-    "points": (
-        "`path_points`: points of the paths, written into a reused buffer",
-        "Columns: the native kernel's time; then its time divided by the time of the PyTorch "
-        "reference, of the best plain PyTorch (named), of torch.compile and of captum's "
-        "expression (a fresh tensor each time). With an affine map, `torch.lerp` gets ends that "
-        "are normalised first.",
-    ),
-    "sum": (
-        "`path_accumulate`: gradients contracted to attributions",
-        "Columns as above. Ours adds in float64, rivals in the gradients' type.",
-    ),
-    "total": (
-        "`path_accumulate(total=...)`: a chunk added to a running sum",
-        "The form that the loop over chunks calls. Ours keeps the sum in float64, which is twice "
-        "the rival's traffic for it: the price of attributions that do not depend on the chunks.",
-    ),
-}
-PEERS = ("reference", "torch.compile", "captum's")
-NOT_PLAIN = ("reference", "captum's")
 
 
 def main() -> None:
-    files = sorted(RESULTS.glob("*.json"))
+    README.write_text(rendered(sorted(RESULTS.glob("*.json"))))
+
+
+def rendered(files: list[Path]) -> str:
+    """The text for these files of figures: a section for each processor, and one for GPUs."""
     parts = [INTRODUCTION]
     for path in files:
-        parts += machine_section(json.loads(path.read_text()))
-    if not any(path.name.startswith("gpu-") for path in files):
-        parts.append("## GPU\n\nnot measured\n")
-    README.write_text("\n".join(parts))
+        if not path.name.startswith("gpu-"):
+            parts += machine_section(json.loads(path.read_text()))
+    parts.append("## GPU\n")
+    gpus = [path for path in files if path.name.startswith("gpu-")]
+    for path in gpus:
+        parts += gpu_section(json.loads(path.read_text()))
+    if not gpus:
+        parts.append("not measured\n")
+    return "\n".join(parts)
 
 
 def machine_section(result: dict[str, Any]) -> Iterator[str]:
     info = result["machine_info"]
     yield f"## {info['cpu']}\n"
     yield table(("", ""), ([key.replace("_", " "), str(info[key])] for key in info))
-    yield from ig_section(result["integrated_gradients"])
-    yield from ops_section(result["path_ops"])
+    if parts := result.get("measured"):
+        yield "When each part was measured, and on what code:\n"
+        yield table(
+            ("part", "commit", "date", "load before"),
+            ([name, *(str(value) for value in run.values())] for name, run in parts.items()),
+        )
+    if "integrated_gradients" in result:
+        yield from ig_section(result["integrated_gradients"])
+    if result.get("ops"):
+        yield from ops_section(result["ops"])
 
 
 # --- Integrated Gradients ------------------------------------------------------------------------
@@ -195,106 +215,203 @@ def memory_section(ig: dict[str, Any]) -> Iterator[str]:
 # --- ops -----------------------------------------------------------------------------------------
 
 
-def ops_section(rows: list[dict[str, Any]]) -> Iterator[str]:
-    groups = grouped(rows)
-    for op, (title, text) in OPS.items():
-        yield f"### {title}\n"
+def ops_section(rows: list[Row]) -> Iterator[str]:
+    timed = [row for row in rows if "native" in row["seconds"]]
+    yield "### Ops: summary\n"
+    yield (
+        "Speed-ups over the best plain PyTorch (eager or compiled), over all settings of an op on "
+        "one and two threads; then the share of the speed of a copy of as many bytes, where "
+        f"the op is bound by memory and moves {LARGE_BYTES >> 20} MB or more.\n"
+    )
+    yield table(
+        ("op", "settings", "geometric mean", "lowest", "highest", "of copy, lowest", "mean"),
+        (summary_row(name, group) for name, group in by_op(timed).items()),
+    )
+    yield "### Ops: targets\n"
+    yield from targets_table(cpu_targets(rows))
+    for family, group in grouped(timed, "family").items():
+        yield f"### Ops: {family}\n"
+        for name, op_rows in by_op(group).items():
+            yield from op_section(name, op_rows)
+    yield from slower_section(timed)
+    yield from peak_section(timed)
+    yield from isa_section(timed)
+
+
+def op_section(name: str, rows: list[Row]) -> Iterator[str]:
+    """One line for a setting, its threads side by side."""
+    yield f"#### `{name}`\n"
+    if text := TEXTS.get(name):
         yield text + "\n"
-        yield table(
-            (
-                "case",
-                "layout",
-                "type",
-                *(("affine", "baselines") if op == "points" else ()),
-                "threads",
-                "native",
-                "/ best PyTorch",
-                *(f"/ {peer}" for peer in PEERS if op != "total"),
-            ),
-            (op_row(group) for group in groups if group["op"] == op),
-        )
-    slower = [group for group in groups if best_ratio(group)[1] > SLOWER]
-    yield f"### Where plain PyTorch is faster by more than {SLOWER - 1:.0%}\n"
+    lines = []
+    for setting, both in grouped(rows, *SETTING).items():
+        threads = {row["threads"]: row for row in both}
+        line = [label(both[0])]
+        for count in (1, 2):
+            line += native_and_best(threads.get(count))
+        # The reference and torch.compile run with two threads.
+        last = threads.get(2, both[-1])
+        line += [against(last, ("reference",)), against(last, names_of(last, "compile"))]
+        line += [against(last, names_of(last, "peer", "own"), named=True)]
+        line += [" / ".join(share(threads.get(count)) for count in (1, 2))]
+        lines.append((setting, line))
+    head = ["setting", "1 thread", "best PyTorch", "2 threads", "best PyTorch", "reference"]
+    head += ["torch.compile", "others", "of copy"]
+    yield table_of_used(head, [line for _, line in lines])
+
+
+def native_and_best(row: Row | None) -> list[str]:
+    if row is None:
+        return ["", ""]
+    best = best_pytorch(row)
+    rival = "" if best is None else f"{times(speed_up(row, best))} {best}"
+    return [ms(seconds(row), 3), rival]
+
+
+def against(row: Row, names: Iterable[str], named: bool = False) -> str:
+    """Speed-ups over rivals, where they were timed."""
+    timed = [name for name in names if name in row["seconds"]]
+    return ", ".join(times(speed_up(row, name)) + f" {name}" * named for name in timed)
+
+
+def share(row: Row | None) -> str:
+    found = None if row is None else of_copy(row)
+    return "" if found is None else f"{found:.0%}"
+
+
+def slower_section(rows: list[Row]) -> Iterator[str]:
+    slower = [
+        (row, best)
+        for row in rows
+        if (best := best_pytorch(row)) is not None and speed_up(row, best) < NOT_SLOWER
+    ]
+    yield f"### Where plain PyTorch is faster: below {NOT_SLOWER}x\n"
     if not slower:
         yield "Nowhere in these tables.\n"
-    else:
-        yield table(
-            ("op", "case", "layout", "type", "affine", "threads", "native / best", "the best"),
-            (
-                [
-                    group["op"],
-                    group["case"],
-                    group["layout"],
-                    group["dtype"],
-                    yes(group["affine"]),
-                    str(group["threads"]),
-                    ratio(best_ratio(group)[1]),
-                    best_ratio(group)[0],
-                ]
-                for group in slower
-            ),
-        )
-    yield from isa_section(groups)
-
-
-def isa_section(groups: list[dict[str, Any]]) -> Iterator[str]:
-    with_levels = [group for group in groups if "native avx2" in group["medians"]]
-    if not with_levels:
         return
-    yield "### Lower instruction sets\n"
-    yield (
-        "The same kernels held back by `PYXAI_FAST_CPU_ISA`, one thread: time divided by that of "
-        "the processor's best. All give the same bits.\n"
-    )
-    levels = [name for name in with_levels[0]["medians"] if name.startswith("native ")]
     yield table(
-        ("op", "case", "layout", "affine", *levels),
+        ("op", "setting", "threads", "native", "speed-up", "the best"),
         (
             [
-                group["op"],
-                group["case"],
-                group["layout"],
-                yes(group["affine"]),
-                *(
-                    ratio(group["medians"][level] / group["medians"]["native"])
-                    if level in group["medians"]
-                    else ""
-                    for level in levels
-                ),
+                row["op"],
+                label(row),
+                str(row["threads"]),
+                ms(seconds(row), 3),
+                times(speed_up(row, best)),
+                best,
             ]
-            for group in with_levels
+            for row, best in slower
         ),
     )
 
 
-def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One dict a group: its settings, and "medians" by contender."""
-    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in rows:
-        setting = {k: v for k, v in row["extra_info"].items() if k != "contender"}
-        group = groups.setdefault(tuple(setting.values()), {**setting, "medians": {}})
-        group["medians"][row["extra_info"]["contender"]] = row["median"]
-    return [group for group in groups.values() if "native" in group["medians"]]
+def peak_section(rows: list[Row]) -> Iterator[str]:
+    measured = [row for row in rows if "peak_bytes" in row]
+    if not measured:
+        return
+    yield "### Peak memory of ops\n"
+    yield "Beyond the inputs and the reused buffer; on a CPU each in a process of its own.\n"
+    yield table(
+        ("op", "setting", "contender", "peak"),
+        (
+            [row["op"], label(row), name, mb(count)]
+            for row in measured
+            for name, count in row["peak_bytes"].items()
+        ),
+    )
 
 
-def best_ratio(group: dict[str, Any]) -> tuple[str, float]:
-    """The fastest plain PyTorch, compiled or not, and native's time divided by its."""
-    medians = group["medians"]
-    rivals = [n for n in medians if not n.startswith("native") and n not in NOT_PLAIN]
-    best = min(rivals, key=medians.__getitem__)
-    return best, medians["native"] / medians[best]
+def isa_section(rows: list[Row]) -> Iterator[str]:
+    levels = sorted(
+        {name for row in rows for name in row["seconds"] if name.startswith("native ")},
+        key=lambda name: -rank_of(name),
+    )
+    if not levels:
+        return
+    yield "### Lower instruction sets\n"
+    yield (
+        "The same kernels held back by `PYXAI_FAST_CPU_ISA`, one thread: time divided by that of "
+        "the processor's best, the geometric mean over an op's settings and the highest. All give "
+        "the same bits.\n"
+    )
+    lines = []
+    for name, group in by_op(rows).items():
+        line = [f"`{name}`"]
+        for level in levels:
+            ratios = [speed_up(row, level) for row in group if level in row["seconds"]]
+            line.append(f"{geometric_mean(ratios):.2f} ({max(ratios):.2f})" if ratios else "")
+        lines.append(line)
+    yield table(("op", *(level.removeprefix("native ") for level in levels)), lines)
 
 
-def op_row(group: dict[str, Any]) -> list[str]:
-    medians = group["medians"]
-    best, value = best_ratio(group)
-    row = [group["case"], group["layout"], group["dtype"]]
-    if group["op"] == "points":
-        row += [yes(group["affine"]), group["baselines"]]
-    row += [str(group["threads"]), ms(medians["native"], 3), f"{ratio(value)} ({best})"]
-    if group["op"] != "total":
-        row += [ratio(medians["native"] / medians[p]) if p in medians else "" for p in PEERS]
-    return row
+def rank_of(level: str) -> int:
+    return ["native baseline", "native avx2", "native avx512"].index(level)
+
+
+def summary_row(name: str, rows: list[Row]) -> list[str]:
+    ratios = [speed_up(row, best) for row in rows if (best := best_pytorch(row)) is not None]
+    shares = [found for row in bounded_by_memory(rows) if (found := of_copy(row)) is not None]
+    line = [f"`{name}`", str(len(rows))]
+    line += (
+        [times(geometric_mean(ratios)), times(min(ratios)), times(max(ratios))]
+        if ratios
+        else [""] * 3
+    )
+    return line + ([f"{min(shares):.0%}", f"{geometric_mean(shares):.0%}"] if shares else ["", ""])
+
+
+def targets_table(targets: Iterable[Reached]) -> Iterator[str]:
+    words = {True: "met", False: "missed", None: ""}
+    yield table(
+        ("target", "measured", ""),
+        ([target.target, target.measured, words[target.met]] for target in targets),
+    )
+
+
+# --- GPUs ----------------------------------------------------------------------------------------
+
+
+def gpu_section(result: dict[str, Any]) -> Iterator[str]:
+    info = result["machine_info"]
+    yield f"### {info['gpu']}\n"
+    yield table(("", ""), ([key.replace("_", " "), str(info[key])] for key in info))
+    yield "What ran, each stage within a limit of time:\n"
+    yield table(
+        ("stage", "result", "time", ""),
+        (
+            [stage["name"], stage["result"], f"{stage['seconds']:.0f} s", stage.get("detail", "")]
+            for stage in result["stages"]
+        ),
+    )
+    rows = [row for row in result["rows"] if "native" in row["seconds"]]
+    if not rows:
+        return
+    yield "#### Targets on this GPU\n"
+    yield from targets_table(gpu_targets(rows))
+    yield "#### Ops on this GPU\n"
+    yield (
+        "Medians, the second-level cache written over before every call; speed-ups over the best "
+        "eager PyTorch (named), torch.compile and what others do; and the share of the speed of a "
+        "copy that moves as many bytes.\n"
+    )
+    yield table_of_used(
+        ["op", "setting", "ours", "best eager", "torch.compile", "others", "of copy", "bits"],
+        [gpu_row(row) for row in rows],
+    )
+
+
+def gpu_row(row: Row) -> list[str]:
+    best = best_of(row, "eager")
+    return [
+        row["op"],
+        label(row),
+        f"{1e6 * seconds(row):.1f} us",
+        "" if best is None else f"{times(speed_up(row, best))} {best}",
+        against(row, names_of(row, "compile")),
+        against(row, names_of(row, "peer", "own"), named=True),
+        share(row),
+        "the reference's" if row.get("same_bits") else "close",
+    ]
 
 
 # --- formatting ----------------------------------------------------------------------------------
@@ -331,8 +448,26 @@ def ratio(value: float, digits: int = 2) -> str:
     return f"{value:.{digits}f}"
 
 
-def yes(value: bool) -> str:
-    return "yes" if value else "no"
+def times(value: float) -> str:
+    return f"{value:.2f}x"
+
+
+def grouped(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...] | str, list[Row]]:
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        key = row[keys[0]] if len(keys) == 1 else tuple(row[key] for key in keys)
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
+def by_op(rows: Iterable[Row]) -> dict[Any, list[Row]]:
+    return grouped(rows, "op")
+
+
+def table_of_used(head: list[str], rows: list[list[str]]) -> str:
+    """A table without the columns that nothing is in."""
+    used = [i for i in range(len(head)) if any(row[i].strip(" /") for row in rows)]
+    return table([head[i] for i in used], ([row[i] for i in used] for row in rows))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,266 @@
+"""The benchmarks' own logic: what counts as equal, as best, as met; and that the report renders."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+# A package is tested without them too.
+contest = pytest.importorskip("contest", reason="the benchmarks are not here")
+gpu, report, targets, clock = map(pytest.importorskip, ("gpu", "report", "targets", "clock"))
+Op, Rival, Setting = contest.Op, contest.Rival, contest.Setting
+
+SETTING = Setting("path_points", "digits_28", threads=2)
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "family": "path",
+        "op": "path_points",
+        "case": "imagenet_224",
+        "variant": "",
+        "layout": "contiguous",
+        "dtype": "float32",
+        "threads": 1,
+        "device": "cpu",
+        "same_bits": True,
+        "moved_bytes": 40_000_000,
+        "memory_bound": True,
+        "seconds": {
+            "native": [0.002, 0.002, 0.003],
+            "native avx2": [0.003, 0.003, 0.003],
+            "torch.lerp": [0.006, 0.005, 0.007],
+            "torch.compile": [0.004, 0.004, 0.004],
+            "captum's": [0.1, 0.1, 0.1],
+            "copy": [0.0018, 0.0018, 0.0018],
+        },
+        "rivals": {"eager": ["torch.lerp"], "compile": ["torch.compile"], "peer": ["captum's"]},
+    }
+    return made | changes
+
+
+def timed(**seconds: float) -> dict[str, list[float]]:
+    return {name.replace("_", " "): [value] for name, value in seconds.items()}
+
+
+# --- contests ------------------------------------------------------------------------------------
+
+
+def op_of(result: torch.Tensor, rival: torch.Tensor, **more: Any) -> Op:
+    return Op(
+        "path",
+        "path_points",
+        "",
+        data=lambda setting: None,
+        ours=lambda d: lambda: result,
+        rivals={"theirs": Rival(lambda d: lambda: rival, **more)},
+        settings=[SETTING],
+        moved=lambda d: 4096,
+    )
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> None:
+    contest._truth = None
+
+
+def test_a_contest_gives_a_row() -> None:
+    ones = torch.ones(1000)
+    found = contest.contest(op_of(ones, ones.clone()), SETTING, clock.QUICK)
+    assert {"theirs", "copy", "reference"} <= set(found["seconds"])
+    assert found["rivals"] == {"eager": ["theirs"]}
+    assert found["moved_bytes"] == 4096
+    json.dumps(found)
+
+
+def test_a_rival_with_another_result_is_not_timed() -> None:
+    ones = torch.ones(1000)
+    with pytest.raises(AssertionError, match="theirs is off by"):
+        contest.contest(op_of(ones, ones * 1.001), SETTING, clock.QUICK)
+
+
+def test_a_kernel_must_have_the_bits_of_the_reference() -> None:
+    truth = torch.ones(8)
+    op = op_of(truth, truth)
+    assert contest.check(op, SETTING, "native", truth.clone(), (truth,))
+    with pytest.raises(AssertionError, match="differs from the reference"):
+        contest.check(op, SETTING, "native avx2", torch.nextafter(truth, truth + 1), (truth,))
+
+
+def test_rivals_that_draw_are_compared_in_distribution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth, other = (torch.randn(100_000, generator=generator) for _ in range(2))
+    op = op_of(truth, other, draws=True)
+    contest.check(op, SETTING, "theirs", other, (truth,), draws=True)
+    for wrong in (other + 0.1, other * 1.1):
+        with pytest.raises(AssertionError, match="theirs has"):
+            contest.check(op, SETTING, "theirs", wrong, (truth,), draws=True)
+
+
+def test_every_op_that_is_benchmarked_has_a_setting_for_each_device() -> None:
+    found = [op for family in contest.FAMILIES for op in contest.ops_of(family)]
+    names = [op.name for op in found]
+    assert len(set(names)) == len(names)
+    for op in found:
+        for device in ("cpu", "cuda"):
+            settings = list(contest.settings_on(op, device))
+            assert settings and len(set(settings)) == len(settings)
+            assert all(setting.device == device for setting in settings)
+            assert all(setting.op == op.name for setting in settings)
+
+
+def test_contenders_take_turns() -> None:
+    order: list[str] = []
+    runs = {
+        name: clock.Contender(lambda name=name: order.append(name), nullcontext) for name in "ab"
+    }
+    times = clock.race(runs, torch.device("cpu"), clock.Effort(seconds=0.01, fewest=4, most=4))
+    assert {name: len(values) for name, values in times.items()} == {"a": 4, "b": 4}
+    # Neither runs all its calls before the other's first.
+    assert order.index("b") < len(order) - 1 - order[::-1].index("a")
+
+
+# --- targets -------------------------------------------------------------------------------------
+
+
+def test_best_counts_compiled_pytorch_and_no_peer() -> None:
+    assert targets.best_pytorch(row()) == "torch.compile"
+    assert targets.best_of(row(), "eager") == "torch.lerp"
+    assert targets.speed_up(row(), "torch.lerp") == pytest.approx(3.0)
+    assert targets.of_copy(row()) == pytest.approx(0.9)
+
+
+def test_a_target_is_met_by_its_worst_row() -> None:
+    slow = row(case="digits_28", seconds=timed(native=0.001, copy=0.0005))
+    reached = targets.worst("t", [row(), slow], targets.of_copy, 0.8, "%")
+    assert reached.met is False
+    assert reached.measured.startswith("50% at worst (path_points, digits_28, 1 thread); 1 of 2")
+    assert targets.worst("t", [row()], targets.of_copy, 0.8, "%").met is True
+    assert targets.worst("t", [], targets.of_copy, 0.8).met is None
+
+
+def test_targets_of_no_rows_are_not_measured() -> None:
+    for found in (*targets.cpu_targets([]), *targets.gpu_targets([])):
+        assert found.met is None and found.measured == "not measured"
+
+
+@pytest.mark.parametrize(("level", "name"), [("avx512", "native"), ("avx2", "native avx2")])
+def test_instruction_sets_are_found_by_what_is_below_them(level: str, name: str) -> None:
+    best = row(seconds=timed(native=1.0, native_baseline=3.0, native_avx2=2.0))
+    assert targets.native_at(best, level) == name
+    older = row(seconds=timed(native=1.0, native_baseline=3.0))
+    assert targets.native_at(older, level) == {"avx512": "none", "avx2": "native"}[level]
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+GPU_RESULT = {
+    "machine_info": {"gpu": "Example GPU", "driver": "1.2", "commit": "abc", "date": "2026-01-01"},
+    "stages": [
+        {"name": "build", "result": "passed", "seconds": 60.0, "detail": ""},
+        {"name": "memcheck", "result": "failed", "seconds": 5.0, "detail": "1 error"},
+    ],
+    "rows": [row(device="cuda", threads=2, same_bits=False)],
+}
+
+
+def written(folder: Path, name: str, result: dict[str, Any]) -> Path:
+    path = folder / name
+    path.write_text(json.dumps(result))
+    return path
+
+
+def test_the_report_has_what_was_measured(tmp_path: Path) -> None:
+    slower = row(case="digits_28", seconds=timed(native=0.01) | {"torch.lerp": [0.005]})
+    slower["rivals"] = {"eager": ["torch.lerp"]}
+    result = {
+        "machine_info": {"cpu": "Example CPU"},
+        "measured": {"ops: path": {"commit": "abc", "date": "2026-01-01", "load_before": 0.1}},
+        "ops": [row(), row(threads=2), slower],
+    }
+    text = report.rendered([written(tmp_path, "cpu-example.json", result)])
+    assert "## Example CPU" in text
+    # Threads side by side, the best named, the share of copy of both.
+    assert (
+        "| imagenet_224 | 2.000 ms | 2.00x torch.compile | 2.000 ms | 2.00x torch.compile |" in text
+    )
+    assert "90% / 90%" in text
+    assert "| path_points | digits_28 | 1 | 10.000 ms | 0.50x | torch.lerp |" in text
+    assert "missed" in text
+    assert text.endswith("## GPU\n\nnot measured\n")
+
+
+def test_the_report_of_a_gpu_has_stages_targets_and_rows(tmp_path: Path) -> None:
+    text = report.rendered([written(tmp_path, "gpu-example.json", GPU_RESULT)])
+    assert "### Example GPU" in text and "not measured\n" not in text.split("## GPU")[1][:20]
+    assert "| memcheck | failed | 5 s | 1 error |" in text
+    assert "2000.0 us | 3.00x torch.lerp | 2.00x | 50.00x captum's | 90% | close |" in text
+    assert "| all ops: a geometric mean of at least 2x over the best eager PyTorch | 3.00x" in text
+
+
+def test_the_stored_report_is_the_rendered_one() -> None:
+    files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    assert (ROOT / "benchmarks" / "README.md").read_text() == report.rendered(files)
+
+
+# --- the GPU's stages ----------------------------------------------------------------------------
+
+
+def test_a_stage_that_fails_or_hangs_does_not_stop_the_next(tmp_path: Path) -> None:
+    stages = gpu.Stages("cpu", True, tmp_path)
+    stages.loaded = True  # type: ignore[misc]
+
+    def broken(limit: float) -> gpu.Outcome:
+        raise ValueError("broken")
+
+    def hanging(limit: float) -> gpu.Outcome:
+        stages.call(sys.executable, "-c", "import time; time.sleep(60)", limit=0.5)
+        return gpu.Outcome("passed")
+
+    stages.run("broken", 10, broken)
+    stages.run("hanging", 10, hanging)
+    stages.run("fine", 10, lambda limit: gpu.Outcome("passed", "all well"))
+    assert [stage["result"] for stage in stages.outcomes] == ["failed", "out of time", "passed"]
+    assert stages.outcomes[0]["detail"] == "ValueError: broken"
+
+
+def test_stages_without_kernels_fail(tmp_path: Path) -> None:
+    stages = gpu.Stages("cuda", True, tmp_path)
+    stages.loaded = False  # type: ignore[misc]
+    stages.run("op tests", 10, lambda limit: gpu.Outcome("passed"))
+    assert stages.outcomes[0]["result"] == "failed"
+
+
+def test_counts_are_those_of_pytest(tmp_path: Path) -> None:
+    path = tmp_path / "junit.xml"
+    path.write_text(
+        '<testsuites><testsuite tests="9" failures="2" errors="1" skipped="3"/></testsuites>'
+    )
+    assert gpu.test_counts(path) == {"passed": 3, "failed": 3, "skipped": 3}
+
+
+def test_figures_of_a_gpu_are_json(tmp_path: Path) -> None:
+    assert json.loads(gpu.dumped(GPU_RESULT)) == GPU_RESULT
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="torch is a CUDA build")
+def test_the_script_says_what_it_needs() -> None:
+    script = ROOT / "benchmarks" / "gpu.sh"
+    done = subprocess.run(
+        ["bash", str(script)],
+        env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "is a CPU build" in done.stderr and len(done.stderr.splitlines()) == 1
