@@ -2,6 +2,7 @@
 
 #include "draw.h"
 #include "isa.h"
+#include "stream.h"
 #include "tiles.h"
 #include "weighted_sum.h"
 
@@ -11,8 +12,15 @@ namespace {
 // Blocks beyond which a table of all of them costs more than asking for one at a time.
 constexpr int64_t kMostBlocksInTable = 32768;
 
-// Features of a tile: few, so that what is written to memory goes out while the next ones are drawn.
+// Features of a tile. Few where drawing takes its time, so that what is written to memory goes out
+// while the next ones are drawn; signs are drawn by the two thousand.
 constexpr int64_t kNoiseTile = 256;
+
+PYXAI_FAST_INLINE int64_t tile_width(const NoiseArgs& noise) {
+  const bool signs = noise.distribution == Distribution::kRademacher ||
+                     noise.distribution == Distribution::kOrthogonal;
+  return signs ? kTile : kNoiseTile;
+}
 
 PYXAI_FAST_INLINE int64_t groups_of(int64_t count) { return ceil_div(count, kGroup); }
 
@@ -172,7 +180,7 @@ struct Units {
 };
 
 PYXAI_FAST_INLINE Units units_of(const Perturb& args) {
-  int64_t width = kNoiseTile;
+  int64_t width = tile_width(args.noise);
   const int64_t channels = args.channels.count;
   if (args.channels.inner == 1 && channels < args.features) {
     // channels_last: whole groups of pixels, so that nothing is drawn in vain.
@@ -203,13 +211,16 @@ void perturb_units(const Perturb& args, int64_t begin, int64_t end) {
   alignas(64) Compute step[2][kTile];  // of noise as it is drawn, and with the opposite sign
   alignas(64) Compute scale[kTile];
   alignas(64) Compute shift[kTile];
-  alignas(64) Compute rounded[kTile];
+  alignas(64) Compute computed[kTile];
+  alignas(64) Point narrowed[kTile];
   alignas(64) float drawn[kTile];
   const Units units = units_of(args);
   const Compute low = static_cast<Compute>(args.low), high = static_cast<Compute>(args.high);
   const bool ranged = low != static_cast<Compute>(-__builtin_inf()) ||
                       high != static_cast<Compute>(__builtin_inf());
   const bool affine = args.scale != nullptr;
+  const int64_t bytes = args.samples * args.batch * args.features * size_of(args.point_dtype);
+  const bool streamed = bytes >= kStreamedBytes;
   const auto write =
       ranged
           ? (affine ? &write_points<true, true, Compute> : &write_points<true, false, Compute>)
@@ -237,27 +248,33 @@ void perturb_units(const Perturb& args, int64_t begin, int64_t end) {
     for (int64_t sample = from; sample < to; ++sample) {
       const Draw draw = noise.draw(sample, drawn);
       Point* out = static_cast<Point*>(args.points) + sample * args.batch * args.features + first;
+      Point* const target = streamed ? narrowed : out;
       Compute* points;
       if constexpr (kDirect) {
-        points = out;
+        points = target;
       } else {
-        points = rounded;
+        points = computed;
       }
       write(inputs, step[draw.negated], drawn, scale, shift, low, high, args.reflect, tile.count,
             points);
-      if constexpr (!kDirect) store_run(rounded, out, tile.count);
+      if constexpr (!kDirect) store_run(computed, target, tile.count);
+      if (streamed) stream(narrowed, out, tile.count * static_cast<int64_t>(sizeof(Point)));
     }
   }
+  if (streamed) stream_end();
 }
 
 // --- noise_contract ------------------------------------------------------------------------------
+
+// Samples added in one pass over a tile's sums: their noise stays in a first-level cache.
+constexpr int kSamplesPerPass = 4;
 
 template <int Samples>
 PYXAI_FAST_INLINE void add_samples(const NoiseContract& args, NoiseTile& noise, Tile tile,
                                    int64_t sample, float* drawn, double* total) {
   double signs[Samples];
   for (int s = 0; s < Samples; ++s) {
-    const Draw draw = noise.draw(sample + s, drawn + s * kNoiseTile);
+    const Draw draw = noise.draw(sample + s, drawn + s * kTile);
     signs[s] = draw.negated != 0 ? -1.0 : 1.0;
   }
   const double* weights = args.weights + (tile.row * args.samples + sample) * args.targets;
@@ -269,14 +286,14 @@ PYXAI_FAST_INLINE void add_samples(const NoiseContract& args, NoiseTile& noise, 
       for (int64_t i = 0; i < tile.count; ++i) {
         double sum = sums[i];
         for (int s = 0; s < Samples; ++s) {
-          const auto value = static_cast<double>(drawn[s * kNoiseTile + i]);
+          const auto value = static_cast<double>(drawn[s * kTile + i]);
           sum += pass[s] * (value * value);
         }
         sums[i] = sum;
       }
     } else {
       for (int s = 0; s < Samples; ++s) pass[s] *= signs[s];
-      add_steps<Samples>(drawn, kNoiseTile, pass, tile.count, sums);
+      add_steps<Samples>(drawn, kTile, pass, tile.count, sums);
     }
   }
 }
@@ -294,15 +311,16 @@ void run_cpu(const Perturb& args, int64_t begin, int64_t end) {
 }
 
 void run_cpu(const NoiseContract& args, int64_t begin, int64_t end) {
-  alignas(64) float drawn[kStepsPerPass * kNoiseTile];
+  alignas(64) float drawn[kSamplesPerPass * kTile];
+  const int64_t width = tile_width(args.noise);
   NoiseTile noise(args.noise, args.features, {args.features, 1});
   for (int64_t unit = begin; unit < end; ++unit) {
-    const Tile tile = tile_of(unit, args.features, kNoiseTile);
+    const Tile tile = tile_of(unit, args.features, width);
     noise.enter(tile);
     double* total = args.total + tile.row * args.targets * args.features + tile.begin;
     int64_t sample = 0;
-    for (; sample + kStepsPerPass <= args.samples; sample += kStepsPerPass) {
-      add_samples<kStepsPerPass>(args, noise, tile, sample, drawn, total);
+    for (; sample + kSamplesPerPass <= args.samples; sample += kSamplesPerPass) {
+      add_samples<kSamplesPerPass>(args, noise, tile, sample, drawn, total);
     }
     for (; sample < args.samples; ++sample) {
       add_samples<1>(args, noise, tile, sample, drawn, total);
@@ -323,8 +341,9 @@ Work work_of(const Perturb& args) {
 }
 
 Work work_of(const NoiseContract& args) {
-  const int64_t width = args.features < kNoiseTile ? args.features : kNoiseTile;
-  return {args.batch * ceil_div(args.features, kNoiseTile),
+  const int64_t tile = tile_width(args.noise);
+  const int64_t width = args.features < tile ? args.features : tile;
+  return {args.batch * ceil_div(args.features, tile),
           ceil_div(kElementsPerUnit / 4, args.samples * width)};
 }
 

@@ -1,6 +1,7 @@
 #include "pyxai_fast/path.h"
 
 #include "isa.h"
+#include "stream.h"
 #include "tiles.h"
 #include "weighted_sum.h"
 
@@ -29,7 +30,10 @@ void points_of_units(const PathPoints& args, int64_t begin, int64_t end) {
   alignas(64) Compute step[kTile];
   alignas(64) Compute scale[kTile];
   alignas(64) Compute shift[kTile];
-  alignas(64) Compute rounded[kTile];
+  alignas(64) Compute computed[kTile];
+  alignas(64) Point narrowed[kTile];
+  const int64_t bytes = args.steps * args.batch * args.features * size_of(args.point_dtype);
+  const bool streamed = bytes >= kStreamedBytes;
   for (int64_t unit = begin; unit < end; ++unit) {
     const Tile tile = tile_of(unit, args.features);
     const int64_t first = tile.row * args.features + tile.begin;
@@ -44,11 +48,12 @@ void points_of_units(const PathPoints& args, int64_t begin, int64_t end) {
       const Compute alpha = static_cast<Compute>(
           args.alphas[s * args.alpha_strides.row + tile.row * args.alpha_strides.column]);
       Point* out = static_cast<Point*>(args.points) + s * args.batch * args.features + first;
+      Point* const target = streamed ? narrowed : out;
       Compute* points;
       if constexpr (kDirect) {
-        points = out;
+        points = target;
       } else {
-        points = rounded;
+        points = computed;
       }
       if (args.scale == nullptr) {
         for (int64_t i = 0; i < tile.count; ++i)
@@ -58,9 +63,11 @@ void points_of_units(const PathPoints& args, int64_t begin, int64_t end) {
           points[i] = path_point(baseline[i], step[i], alpha) * scale[i] + shift[i];
         }
       }
-      if constexpr (!kDirect) store_run(rounded, out, tile.count);
+      if constexpr (!kDirect) store_run(computed, target, tile.count);
+      if (streamed) stream(narrowed, out, tile.count * static_cast<int64_t>(sizeof(Point)));
     }
   }
+  if (streamed) stream_end();
 }
 
 template <typename Grad>

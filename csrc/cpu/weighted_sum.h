@@ -7,7 +7,7 @@ namespace pyxai_fast {
 namespace {  // one copy per instruction set
 
 // Steps added in one pass over a tile's sums, which otherwise are loaded and stored for every step.
-constexpr int kStepsPerPass = 4;
+constexpr int kStepsPerPass = 8;
 
 // total = (...(total + weights[0] * values[0]) + weights[1] * values[1]...), in the steps' order.
 template <int Steps, typename Value>
