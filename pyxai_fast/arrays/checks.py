@@ -79,3 +79,16 @@ def thread_count(op: str, n_threads: Any) -> int:
 
 def _is_floating(dtype: np.dtype[Any]) -> bool:
     return dtype.char in "efd" or dtype.name == "bfloat16"
+
+
+def whole(op: str, name: str, array: Any) -> Array:
+    """int32 or int64 numbers, aligned and in native byte order."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{op}: {name} must be a NumPy array, got {type(array).__name__}")
+    if array.dtype.kind != "i" or array.itemsize not in (4, 8):
+        raise TypeError(f"{op}: {name} must be int32 or int64, got {array.dtype}")
+    return np.require(array, array.dtype.newbyteorder("="), ["ALIGNED"])
+
+
+def whole_or_none(op: str, name: str, array: Any) -> Array | None:
+    return None if array is None else whole(op, name, array)
