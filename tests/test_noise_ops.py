@@ -208,16 +208,21 @@ def test_the_noise_contracted_is_the_noise_added(distribution: str, backend: tor
         )
 
 
-def test_noise_shared_by_blocks_is_contracted_block_by_block(backend: torch.device) -> None:
-    case = NoiseCase("shared", 6, 2, (3, 10, 11))
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_noise_shared_by_blocks_is_contracted_block_by_block(
+    distribution: str, backend: torch.device
+) -> None:
+    # More samples than the Hadamard matrix of 5 blocks has rows.
+    case = NoiseCase("shared", 20, 2, (3, 10, 11))
     blocks, weights = case.blocks(backend), case.weights(torch.float64, backend)
     noise = ops.perturb(
-        torch.zeros(2, 3, 10, 11, device=backend), 6, 1.0, KEY.to(backend), blocks=blocks,
-        shared=True,
-    ).unflatten(0, (6, 2))  # fmt: skip
-    by_block = ops.noise_contract(weights, (5,), KEY.to(backend))
+        torch.zeros(2, 3, 10, 11, device=backend), 20, 1.0, KEY.to(backend), blocks=blocks,
+        shared=True, distribution=distribution,
+    ).unflatten(0, (20, 2))  # fmt: skip
+    by_block = ops.noise_contract(weights, (5,), KEY.to(backend), distribution=distribution)
     spread = by_block[:, :, blocks.long()[0]].expand(2, 2, 3, 10, 11)
     torch.testing.assert_close(spread, torch.einsum("bkn,kb...->bn...", weights, noise.double()))
+    assert not torch.equal(noise[:8], noise[8:16])
 
 
 def test_memory_format_changes_no_noise(backend: torch.device) -> None:
@@ -392,6 +397,9 @@ def test_antithetic_samples_have_opposite_noise() -> None:
 def test_a_share_of_the_features_is_kept() -> None:
     kept = draws("ones", 40, 5000, keep=0.3)
     assert abs(kept.mean() - 0.3) < 5 * math.sqrt(0.21 / kept.numel())
+    # Drawn anew for each sample, whatever the rows of a Hadamard matrix share.
+    rows = draws("orthogonal", 4, 5000, keep=0.3)
+    assert not torch.equal(rows[0] != 0, rows[1] != 0)
     # The noise that is kept is the noise that would have been there.
     noise, dropped = draws("gaussian", 4, 5000), draws("gaussian", 4, 5000, keep=0.3)
     assert bool(((dropped == noise) | (dropped == 0)).all())

@@ -123,36 +123,36 @@ class NoiseTile {
   void draw_blocks(const Draw& draw, float* to) {
     if (table_ == nullptr) {
       for (int64_t i = 0; i < tile_.count; ++i) {
-        to[i] = noise_at(args_, key_, example_, draw, ids_[i]);
+        to[i] = is_block(ids_[i]) ? noise_at(args_, key_, example_, draw, ids_[i]) : 0.0f;
       }
       return;
     }
     draw_noise(draw, 0, groups_of(args_.block_count), table_);
-    for (int64_t i = 0; i < tile_.count; ++i) to[i] = in_table(ids_[i]) ? table_[ids_[i]] : 0.0f;
+    for (int64_t i = 0; i < tile_.count; ++i) to[i] = is_block(ids_[i]) ? table_[ids_[i]] : 0.0f;
   }
 
   // Sets the noise of features, or whole blocks, that are not kept to zero.
   void drop(const Draw& draw, float* to) {
     if (!by_block_) {
       in_memory_order(kept_, [&](int64_t group, int64_t groups, float* run) {
-        draw_kept(key_, args_.keep_below, example_, draw.sample, group, groups, run);
+        draw_kept(key_, args_.keep_below, example_, draw.pair, group, groups, run);
       });
       for (int64_t i = 0; i < tile_.count; ++i) to[i] = kept_[i] != 0.0f ? to[i] : 0.0f;
     } else if (table_ == nullptr) {
       for (int64_t i = 0; i < tile_.count; ++i) {
-        to[i] = kept_at(args_, key_, example_, draw, ids_[i]) ? to[i] : 0.0f;
+        to[i] = is_block(ids_[i]) && kept_at(args_, key_, example_, draw, ids_[i]) ? to[i] : 0.0f;
       }
     } else {
       const int64_t groups = groups_of(args_.block_count);
       float* kept = table_ + groups * kGroup;
-      draw_kept(key_, args_.keep_below, example_, draw.sample, 0, groups, kept);
+      draw_kept(key_, args_.keep_below, example_, draw.pair, 0, groups, kept);
       for (int64_t i = 0; i < tile_.count; ++i) {
-        to[i] = in_table(ids_[i]) && kept[ids_[i]] != 0.0f ? to[i] : 0.0f;
+        to[i] = is_block(ids_[i]) && kept[ids_[i]] != 0.0f ? to[i] : 0.0f;
       }
     }
   }
 
-  bool in_table(int32_t block) const { return block >= 0 && block < args_.block_count; }
+  bool is_block(int32_t block) const { return block >= 0 && block < args_.block_count; }
 
   const NoiseArgs& args_;
   RandomKey key_;
@@ -303,6 +303,7 @@ PYXAI_FAST_INLINE void add_samples(const NoiseContract& args, NoiseTile& noise, 
 namespace PYXAI_FAST_ISA_NAMESPACE {
 
 void run_cpu(const Perturb& args, int64_t begin, int64_t end) {
+  if (begin >= end) return;
   with_dtype(args.dtype, [&](auto storage) {
     with_dtype(args.point_dtype, [&](auto point) {
       perturb_units<decltype(storage), decltype(point)>(args, begin, end);
@@ -333,6 +334,7 @@ void run_cpu(const NoiseContract& args, int64_t begin, int64_t end) {
 #if defined(PYXAI_FAST_ISA_BASELINE)
 
 Work work_of(const Perturb& args) {
+  if (args.samples * args.batch * args.features == 0) return {0, 1};
   const Units units = units_of(args);
   const int64_t samples = args.samples < units.samples ? args.samples : units.samples;
   const int64_t width = args.features < units.width ? args.features : units.width;
@@ -341,6 +343,7 @@ Work work_of(const Perturb& args) {
 }
 
 Work work_of(const NoiseContract& args) {
+  if (args.samples * args.batch * args.features == 0) return {0, 1};
   const int64_t tile = tile_width(args.noise);
   const int64_t width = args.features < tile ? args.features : tile;
   return {args.batch * ceil_div(args.features, tile),

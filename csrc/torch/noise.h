@@ -80,12 +80,28 @@ inline NoiseTensors noise_of(const std::vector<int64_t>& sizes, int64_t samples,
   }
   if (!(keep > 0.0 && keep <= 1.0)) fail(op, ": keep must be in (0, 1], got ", keep);
   if (first_sample < 0) fail(op, ": first_sample must not be negative, got ", first_sample);
+  // What the words of the counter can tell apart.
+  const int64_t last = (first_sample + samples) / (antithetic ? 2 : 1);
+  if (last > int64_t{1} << 32) fail(op, ": samples must number at most 2^32, got ", last);
+  int64_t features = 1;
+  for (size_t d = 1; d < sizes.size(); ++d) features *= sizes[d];
+  if (features > int64_t{1} << 33) {
+    fail(op, ": inputs must have at most 2^33 features, got ", features);
+  }
   noise.args.first_sample = first_sample;
   noise.args.keep_below = static_cast<uint64_t>(std::llround(keep * 0x1p32));
   noise.args.distribution = distribution_named(distribution, op);
   noise.args.antithetic = antithetic;
   noise.args.shared = shared;
   return noise;
+}
+
+// What is optional of what is read.
+inline void check_apart_from(const NoiseTensors& noise, const Tensor& written, const char* op,
+                             const char* name) {
+  if (noise.args.examples != nullptr) check_apart(written, noise.examples, op, name);
+  if (noise.args.blocks != nullptr) check_apart(written, noise.blocks, op, name);
+  if (noise.args.active != nullptr) check_apart(written, noise.active, op, name);
 }
 
 template <typename Backend>
@@ -107,7 +123,8 @@ struct NoiseOps {
            text_of(sigma));
     }
     const Tensor sigmas = dense_doubles(sigma);
-    check_apart(points, x, op, "out");
+    for (const Tensor& read : {x, sigmas, noise.key}) check_apart(points, read, op, "out");
+    check_apart_from(noise, points, op, "out");
     Perturb args{};
     Rows m;
     if (mask.has_value()) {
@@ -197,7 +214,10 @@ struct NoiseOps {
                   const NoiseTensors& noise, bool squared, const Tensor& total) {
     NoiseContract args{};
     const Tensor w = dense_doubles(weights);
-    check_apart(total, w, "noise_contract", "total");
+    for (const Tensor& read : {w, noise.key}) {
+      check_apart(total, read, "noise_contract", "total");
+    }
+    check_apart_from(noise, total, "noise_contract", "total");
     args.weights = static_cast<const double*>(w.const_data_ptr());
     args.total = static_cast<double*>(total.mutable_data_ptr());
     args.noise = noise.args;

@@ -87,7 +87,7 @@ def perturb(
         active: integers [K] or [K, B]: of these blocks only this one is perturbed in a sample.
         shared: the features of a block share one value.
         keep: the share of features (of blocks, where there are blocks) that are perturbed; which
-            ones is drawn anew for each sample.
+            ones is drawn anew for each sample, or antithetic pair.
         clip: the range of the points in the units of the inputs; None on a side leaves it open.
         reflect: mirror points at the ends of the range instead of setting them to the ends.
         scale, shift: [C], an affine map applied in the same pass, as in `path_points`.
@@ -124,6 +124,7 @@ def perturb(
         op, inputs.shape, n_samples, inputs, key, distribution, first_sample, examples, blocks,
         n_blocks, active, shared, keep,
     )  # fmt: skip
+    blocks, active = _narrow(blocks), _narrow(active)
     noise = (
         distribution, antithetic, first_sample, examples, mask, blocks, n_blocks, active, shared,
         keep, low, high, reflect, scale, shift,
@@ -221,6 +222,7 @@ def noise_contract(
         op, features, weights.shape[1], weights, key, distribution, first_sample, examples, blocks,
         n_blocks, active, False, keep,
     )  # fmt: skip
+    blocks, active = _narrow(blocks), _narrow(active)
     noise = (
         distribution, antithetic, first_sample, examples, blocks, n_blocks, active, keep, squared,
     )  # fmt: skip
@@ -247,6 +249,14 @@ def _range(
     if low is not None and high is not None and not low < high:
         raise ValueError(f"{op}: clip must be a range (low, high), got {clip}")
     return low, high
+
+
+def _narrow(blocks: Tensor | None) -> Tensor | None:
+    """Numbers of blocks as the kernels have them, int32: what does not fit is no block."""
+    if blocks is None or blocks.dtype == torch.int32:
+        return blocks
+    known = (blocks >= 0) & (blocks < 2**31)
+    return blocks.masked_fill(~known, -1).to(torch.int32)
 
 
 def _check_noise(

@@ -26,7 +26,7 @@ STICK_TAG = 2  # see csrc/include/pyxai_fast/philox.h
 
 def symmetric_beta(a: Tensor, b: Tensor, shape: float) -> Tensor:
     """Beta(shape, shape) from two words, float32: Bailey (1994), by way of Student's t."""
-    x = natural_log(uniform(a)) * -min(1 / shape, 1e30)
+    x = 0.0 - natural_log(uniform(a)) * min(1 / shape, 1e30)
     ratio = exponential_minus_one(x.clamp(max=64.0)) * squared_sine_of_quarter(uniform(b))
     half = square_root(ratio / (ratio + 1.0)) * 0.5
     return torch.where(b % 2 == 1, -half, half) + 0.5

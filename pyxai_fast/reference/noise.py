@@ -43,7 +43,8 @@ class Noise:
             outside = (blocks < 0) | (blocks >= self.n_blocks)
             known = blocks.masked_fill(outside, 0)
         # Hadamard rows come in rounds of as many as it takes to hold all features.
-        rows = 1 << max(features - 1, 0).bit_length() if features > 1 else 1
+        columns = self.n_blocks if self.shared else features
+        rows = 1 << max(columns - 1, 0).bit_length()
         draw, row = divmod(pair, rows) if self.distribution == "orthogonal" else (pair, 0)
         if self.shared and blocks is not None:
             values = self._values(self.n_blocks, examples, draw, row)
@@ -52,12 +53,12 @@ class Noise:
             noise = self._values(features, examples, draw, row)
         if negated:
             noise = -noise
-        if self.keep < 1.0:
-            below = round(self.keep * 2**32)
+        below = round(self.keep * 2**32)
+        if below < 2**32:
             if blocks is None:
-                kept = words_of_features(features, examples, draw, self.key, KEEP_TAG) < below
+                kept = words_of_features(features, examples, pair, self.key, KEEP_TAG) < below
             else:
-                words = words_of_features(self.n_blocks, examples, draw, self.key, KEEP_TAG)
+                words = words_of_features(self.n_blocks, examples, pair, self.key, KEEP_TAG)
                 kept = (words.gather(1, known) < below) & ~outside
             noise = noise.where(kept, 0.0)
         if self.active is not None and blocks is not None:

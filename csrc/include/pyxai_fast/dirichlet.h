@@ -120,8 +120,6 @@ PYXAI_FAST_INLINE uint32_t block_on_way(uint32_t boundary, int depth, int levels
 constexpr int kPlaces = 2 + 2 * kMaxLevels;
 constexpr int kStart = 0, kEnd = 1;
 
-PYXAI_FAST_INLINE int places_of(int levels) { return 2 + 2 * levels; }
-
 PYXAI_FAST_INLINE int boundary_place(uint32_t boundary, int levels) {
   if (boundary == 0) return kStart;
   if (boundary >> levels != 0) return kEnd;
@@ -144,7 +142,8 @@ template <typename Lanes>
 PYXAI_FAST_INLINE typename Lanes::Float symmetric_beta(typename Lanes::Word a,
                                                        typename Lanes::Word b, float inverse) {
   using Float = typename Lanes::Float;
-  const Float x = natural_log<Lanes>(uniform<Lanes>(a)) * -inverse;
+  // Taken from zero rather than negated: -0 has the bits of a large number.
+  const Float x = 0.0f - natural_log<Lanes>(uniform<Lanes>(a)) * inverse;
   const Float ratio = exponential_minus_one<Lanes>(at_most<Lanes>(x, 64.0f)) *
                       squared_sine_of_quarter<Lanes>(uniform<Lanes>(b));
   const Float half = Lanes::square_root(ratio / (ratio + 1.0f)) * 0.5f;

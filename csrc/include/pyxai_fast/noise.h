@@ -80,24 +80,27 @@ struct NoiseContract {
 
 // The draw that a sample uses: pairs share one with opposite signs.
 struct Draw {
-  uint32_t sample;   // the counter's
+  uint32_t sample;   // the counter's, for values
+  uint32_t pair;     // the counter's, for what is kept
   uint64_t row;      // of the Hadamard matrix
   uint32_t negated;  // 1 or 0
 };
 
-// The Hadamard matrix has as many rows as the smallest power of two that holds all features; after
-// its last row the signs of its columns are drawn anew.
+// The Hadamard matrix has as many rows as the smallest power of two that holds all features, or all
+// blocks that share a value; after its last row the signs of its columns are drawn anew.
 PYXAI_FAST_INLINE Draw draw_of(const NoiseArgs& noise, int64_t sample, int64_t features) {
   const int64_t number = noise.first_sample + sample;
   const int64_t pair = noise.antithetic ? number >> 1 : number;
   const uint32_t negated = noise.antithetic ? static_cast<uint32_t>(number & 1) : 0u;
   if (noise.distribution != Distribution::kOrthogonal) {
-    return {static_cast<uint32_t>(pair), 0, negated};
+    return {static_cast<uint32_t>(pair), static_cast<uint32_t>(pair), 0, negated};
   }
+  const int64_t columns = noise.shared ? noise.block_count : features;
   int bits = 0;
-  while ((int64_t{1} << bits) < features) ++bits;
+  while ((int64_t{1} << bits) < columns) ++bits;
   const int64_t rows = int64_t{1} << bits;
-  return {static_cast<uint32_t>(pair >> bits), static_cast<uint64_t>(pair & (rows - 1)), negated};
+  return {static_cast<uint32_t>(pair >> bits), static_cast<uint32_t>(pair),
+          static_cast<uint64_t>(pair & (rows - 1)), negated};
 }
 
 PYXAI_FAST_INLINE uint32_t example_of(const NoiseArgs& noise, int64_t row) {
@@ -141,7 +144,7 @@ PYXAI_FAST_INLINE float noise_at(const NoiseArgs& noise, RandomKey key, uint32_t
 PYXAI_FAST_INLINE bool kept_at(const NoiseArgs& noise, RandomKey key, uint32_t example,
                                const Draw& draw, int64_t index) {
   uint32_t words[4];
-  random_words<ScalarLanes>(key, kKeepTag, block_of(index), example, draw.sample, words);
+  random_words<ScalarLanes>(key, kKeepTag, block_of(index), example, draw.pair, words);
   return words[word_of(index)] < noise.keep_below;
 }
 
