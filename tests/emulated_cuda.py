@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyxai_fast.ops.library import overridden, schemas
+from pyxai_fast.ops.registry import overridden, schemas
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "emulated-cuda"

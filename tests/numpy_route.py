@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyxai_fast import native
-from pyxai_fast.ops.library import _references, overridden, schemas
+from pyxai_fast.ops.registry import _references, overridden, schemas
 
 try:
     from ml_dtypes import bfloat16
@@ -31,7 +31,7 @@ def kernels() -> AbstractContextManager[None]:
 
 
 def _kernel(name: str) -> Callable[..., Any]:
-    from pyxai_fast.arrays.library import native as module
+    from pyxai_fast.arrays.native_module import native as module
 
     function = getattr(module.ops, name.replace(".", "_"))
     arguments = torch._C.parse_schema(f"pyxai_fast::{schemas()[name]}").arguments

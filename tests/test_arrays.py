@@ -189,8 +189,8 @@ def test_the_two_routes_have_an_instruction_set_each(isa: str) -> None:
 
 
 def test_every_op_of_torch_is_there() -> None:
-    from pyxai_fast.arrays.library import native as module
-    from pyxai_fast.ops.library import schemas
+    from pyxai_fast.arrays.native_module import native as module
+    from pyxai_fast.ops.registry import schemas
 
     there = {name for name in dir(module.ops) if not name.startswith("_")}
     assert there == {name.replace(".", "_") for name in schemas()}

@@ -13,7 +13,7 @@ from op_calls import CALLS, FEATURES, OpCall
 from torch import Tensor
 
 from pyxai_fast import ops
-from pyxai_fast.ops.library import schemas
+from pyxai_fast.ops.registry import schemas
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 every_op = pytest.mark.parametrize("name", CALLS)

@@ -14,7 +14,7 @@ from conftest import needs_native_cpu
 
 import pyxai_fast
 from pyxai_fast import ops
-from pyxai_fast.ops.library import schemas
+from pyxai_fast.ops.registry import schemas
 
 PROBE = """
 import json, sys, torch

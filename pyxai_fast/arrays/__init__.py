@@ -15,8 +15,8 @@ either order, or it is an error.
 from .ascend import ascend_max
 from .dirichlet import dirichlet_accumulate, dirichlet_points
 from .ensemble import ensemble_contract, ensemble_moments, ensemble_transform
-from .library import available_cpu_isas, build_info, cpu_isa, set_cpu_isa
 from .mask import mask_blend, mask_segments, pack_coalitions, unpack_coalitions
+from .native_module import available_cpu_isas, build_info, cpu_isa, set_cpu_isa
 from .noise import noise_contract, perturb, random_key
 from .path import path_accumulate, path_points
 from .rank import rank_mask, ranks_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .checks import Array, check_written, readable, readable_or_none, readable_rows, thread_count
-from .library import native
+from .native_module import native
 
 
 def ascend_max(

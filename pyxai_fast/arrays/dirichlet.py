@@ -18,7 +18,7 @@ from .checks import (
     whole,
     whole_or_none,
 )
-from .library import native
+from .native_module import native
 
 
 def dirichlet_points(

@@ -11,7 +11,7 @@ from .checks import (
     readable_rows,
     thread_count,
 )
-from .library import native
+from .native_module import native
 
 
 def ensemble_contract(

@@ -19,7 +19,7 @@ from .checks import (
     whole,
     whole_or_none,
 )
-from .library import native
+from .native_module import native
 
 STREAMS = 1 << 16
 

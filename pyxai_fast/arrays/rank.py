@@ -16,7 +16,7 @@ from .checks import (
     thread_count,
     whole,
 )
-from .library import native
+from .native_module import native
 
 
 def ranks_of(attributions: Array, descending: bool = True) -> Array:

@@ -14,7 +14,12 @@ from .ensemble import (
     ensemble_transform,
     guided_step,
 )
-from .library import (
+from .mask import mask_blend, mask_segments, pack_coalitions, unpack_coalitions
+from .noise import noise_contract, perturb
+from .path import path_accumulate, path_points
+from .random_key import random_key
+from .rank import rank_mask, ranks_of
+from .registry import (
     available_cpu_isas,
     backend_of,
     backends,
@@ -23,11 +28,6 @@ from .library import (
     native_kernels,
     set_cpu_isa,
 )
-from .mask import mask_blend, mask_segments, pack_coalitions, unpack_coalitions
-from .noise import noise_contract, perturb
-from .path import path_accumulate, path_points
-from .random_key import random_key
-from .rank import rank_mask, ranks_of
 
 load_native()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import reference
 from ..reference.path import compute_dtype, memory_format_of
 from .checks import check_affine, check_batch, check_floating, check_same_device, check_writable
-from .library import define, fake_nothing
+from .registry import define, fake_nothing
 
 
 def ascend_max(

@@ -32,8 +32,8 @@ from .checks import (
     check_written,
     rows_tensor,
 )
-from .library import define, fake_nothing
 from .random_key import check_key
+from .registry import define, fake_nothing
 
 MAX_STEPS = 2**16
 MAX_PATHS = 2**32

@@ -24,8 +24,8 @@ from ..reference.path import compute_dtype, memory_format_of
 from ..reference.random import normals_of_features
 from .batching import folded_rows, mapped_first
 from .checks import check_floating, check_rows, check_same_device, check_writable
-from .library import define, fake_nothing
 from .random_key import check_key
+from .registry import define, fake_nothing
 
 # Particles from which on ensemble_transform is torch.baddbmm: arithmetic takes longer than memory.
 MATMUL_FROM = 64

@@ -23,7 +23,7 @@ from .checks import (
     check_whole,
     check_writable,
 )
-from .library import define, fake_nothing
+from .registry import define, fake_nothing
 from .select import RULES, Rule, check_select, check_sets, fake_select, selected, vmap_select
 
 

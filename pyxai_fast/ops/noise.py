@@ -30,9 +30,9 @@ from .checks import (
     check_written,
     rows_tensor,
 )
-from .library import define, fake_nothing
 from .path import path_accumulate
 from .random_key import check_key
+from .registry import define, fake_nothing
 
 DISTRIBUTIONS = ("gaussian", "rademacher", "orthogonal", "ones")
 

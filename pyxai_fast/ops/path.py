@@ -33,7 +33,7 @@ from .checks import (
     common_dtype,
     rows_tensor,
 )
-from .library import define, fake_nothing
+from .registry import define, fake_nothing
 
 
 def path_points(

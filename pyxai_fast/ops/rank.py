@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import reference
 from ..reference.rank import below_steps
 from .checks import check_batch
-from .library import define, fake_nothing
+from .registry import define, fake_nothing
 from .select import RULES, Rule, check_select, check_sets, fake_select, selected, vmap_select
 
 
