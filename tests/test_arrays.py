@@ -296,7 +296,7 @@ def test_what_lies_well_is_not_copied() -> None:
 
 
 def test_bfloat16_is_that_of_ml_dtypes() -> None:
-    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    bfloat16 = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed").bfloat16
     inputs = np.random.default_rng(0).normal(size=(3, 7)).astype(bfloat16)
     alphas = np.linspace(0, 1, 4)
     twin = torch.from_numpy(inputs.view("i2")).view(torch.bfloat16)

@@ -16,8 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 # A package is tested without them too.
-contest = pytest.importorskip("contest", reason="the benchmarks are not here")
-gpu, report, targets, clock = map(pytest.importorskip, ("gpu", "report", "targets", "clock"))
+contest, gpu, report, targets, clock = (
+    pytest.importorskip(name, reason="the benchmarks are not here")
+    for name in ("contest", "gpu", "report", "targets", "clock")
+)
 Op, Rival, Setting = contest.Op, contest.Rival, contest.Setting
 
 SETTING = Setting("path_points", "digits_28", threads=2)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def captum_example() -> dict:
-    pytest.importorskip("captum")
+    pytest.importorskip("captum", reason="captum is not installed")
     return runpy.run_path(str(EXAMPLES / "captum_integrated_gradients.py"))
 
 
@@ -44,7 +44,7 @@ def test_the_captum_example_is_the_left_rule(captum_example: dict, steps_per_chu
 
 
 def test_the_captum_example_is_a_script() -> None:
-    pytest.importorskip("captum")
+    pytest.importorskip("captum", reason="captum is not installed")
     done = subprocess.run(
         [sys.executable, EXAMPLES / "captum_integrated_gradients.py"],
         capture_output=True,
