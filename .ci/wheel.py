@@ -85,7 +85,10 @@ def unpacked_sdist(work: Path) -> Path:
         raise SystemExit(f"{log.read_text()}\nwheels: the sdist could not be built")
     (archive,) = work.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
-        tar.extractall(work / "sdist", filter="data")
+        # Python 3.11.0 to 3.11.3 have no filters; it is our own archive.
+        tar.extractall(
+            work / "sdist", **({"filter": "data"} if hasattr(tarfile, "data_filter") else {})
+        )
     (source,) = (work / "sdist").iterdir()
     missing = [name for name in NEEDED if not (source / name).is_file()]
     built_things = [str(path) for path in source.rglob("*.so")]
