@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     from . import ops
     from .explanation import Explanation
     from .front_door import explain
-    from .gradients import Autograd, Gradient
+    from .gradients import GRADIENTS, Autograd, Gradient, LikelihoodRatio
     from .installation import info
     from .methods import METHODS, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
     from .models.preprocessing import Preprocessing
+    from .models.target import Targets
     from .paths import GaussianNeighbourhood, Path, StraightLine
     from .runtime.cost import Cost
 
 __all__ = [
+    "GRADIENTS",
     "METHODS",
     "Autograd",
     "Cost",
@@ -35,11 +37,13 @@ __all__ = [
     "Gradient",
     "InputXGradient",
     "IntegratedGradients",
+    "LikelihoodRatio",
     "Path",
     "Preprocessing",
     "Saliency",
     "SmoothGrad",
     "StraightLine",
+    "Targets",
     "__version__",
     "explain",
     "info",
@@ -51,8 +55,10 @@ __all__ = [
 _DEFINED_IN = {
     "Explanation": "explanation",
     "explain": "front_door",
+    "GRADIENTS": "gradients",
     "Autograd": "gradients",
     "Gradient": "gradients",
+    "LikelihoodRatio": "gradients",
     "info": "installation",
     "METHODS": "methods",
     "InputXGradient": "methods",
@@ -60,6 +66,7 @@ _DEFINED_IN = {
     "Saliency": "methods",
     "SmoothGrad": "methods",
     "Preprocessing": "models.preprocessing",
+    "Targets": "models.target",
     "GaussianNeighbourhood": "paths",
     "Path": "paths",
     "StraightLine": "paths",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from .errors import ArgumentError
 from .runtime.cost import Cost
 
 if TYPE_CHECKING:
@@ -23,12 +24,15 @@ class Explanation:
     """What `explain` returns.
 
     Attributes:
-        attributions: shaped as the inputs, [B, ...]; a tuple for a tuple of inputs.
+        attributions: shaped as the inputs, [B, ...]; a tuple for a tuple of inputs. [B, n, ...] for
+            n Targets.
         inputs: what was explained, in the caller's units.
-        target: [B], the explained class of each example; None for a model with one output.
+        target: [B], the explained class of each example; None for a model with one output; [B, n]
+            for n Targets.
         outputs: [B, n] the model's outputs at the inputs, of the kind that was explained.
         delta: [B], completeness gap sum(attributions) - (s(inputs) - s(baselines)); None for a
-            method that promises no completeness.
+            method that promises no completeness; [B, n] for n Targets.
+        standard_error: shaped as the attributions; None where they are no estimates.
         cost: model evaluations, seconds and the plan that was used.
         method: its name.
         settings: the options of the call, fit for JSON.
@@ -44,12 +48,42 @@ class Explanation:
     method: str
     settings: dict[str, Any] = field(default_factory=dict)
     class_names: list[str] | None = None
+    standard_error: Attributions | None = None
+    n_targets: int | None = None
+
+    def for_target(self, position: int) -> Explanation:
+        """The explanation of one of several Targets, as if it had been explained alone."""
+        if self.n_targets is None or not 0 <= position < self.n_targets:
+            raise ArgumentError(
+                "Explanation.for_target: position must be among the Targets of this explanation, "
+                f"{self.n_targets or 0}, got {position}"
+            )
+
+        def one(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(one, value))
+            return None if value is None else value[:, position]
+
+        return replace(
+            self,
+            attributions=one(self.attributions),
+            target=one(self.target),
+            delta=one(self.delta),
+            standard_error=one(self.standard_error),
+            n_targets=None,
+        )
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """A picture of images [B, C, H, W] with their attributions, or bars for tables [B, D].
 
-        Written to `path` when given. Needs matplotlib (pip install pyxai-fast[plot]).
+        Written to `path` when given. Needs matplotlib (pip install pyxai-fast[plot]). Several
+        Targets are drawn one at a time: `explanation.for_target(0).plot(...)`.
         """
+        if self.n_targets is not None:
+            raise ArgumentError(
+                "Explanation.plot: an explanation must have one target, got "
+                f"{self.n_targets}; pick one: explanation.for_target(0).plot(...)"
+            )
         from .plots import explanation_figure, save_figure
 
         figure = explanation_figure(self)
@@ -60,7 +94,13 @@ class Explanation:
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name; those of a tuple are numbered."""
         named: dict[str, Tensor] = {}
-        for name, value in (("attributions", self.attributions), ("inputs", self.inputs)):
+        for name, value in (
+            ("attributions", self.attributions),
+            ("standard_error", self.standard_error),
+            ("inputs", self.inputs),
+        ):
+            if value is None:
+                continue
             if isinstance(value, Tensor):
                 named[name] = value
             else:

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from .errors import ArgumentError
 from .explanation import Explanation
+from .gradients import GRADIENTS, Autograd, Gradient
 from .methods import METHODS
 from .methods.arguments import baseline_tensors, input_tensors
 from .methods.attribution import AttributionMethod
 from .methods.loop import LoopOptions
 from .models.preprocessing import Preprocessing
 from .models.score import ForwardFunc
-from .models.target import check_target, normalise_target
+from .models.target import Targets, check_target, normalise_target
 from .runtime.cost import Cost
 from .runtime.inference import outside_inference_mode
 
@@ -30,6 +31,8 @@ def explain(
     method: str = "integrated_gradients",
     target: Any = None,
     baselines: Any = None,
+    gradient: str | Gradient | None = None,
+    standard_error: bool | None = None,
     preprocessing: Preprocessing | None = None,
     output: str = "logit",
     select_output: Callable[[Any], Tensor] | None = None,
@@ -41,13 +44,18 @@ def explain(
     """Explains why `model` answers as it does to each of a batch of inputs.
 
     Args:
-        model: a torch module (in eval mode) or any differentiable function of the inputs.
+        model: a torch module (in eval mode), any differentiable function of the inputs, or with a
+            gradient that only asks (LikelihoodRatio) any function that answers, such as a BlackBox.
         inputs: [B, ...], or a tuple of such tensors; pixels in [0, 1] when `preprocessing` is
             given, else what the model takes.
         method: one of pyxai_fast.METHODS.
         target: the class to explain, for all examples or one for each; None explains the class that
-            the model predicts.
+            the model predicts; Targets(3, 5) explains several, from the same evaluations.
         baselines: where paths start, in the units of the inputs, for methods that have a path.
+        gradient: how slopes are found: one of pyxai_fast.GRADIENTS by name, or an instance with
+            options of its own; "autograd" by default.
+        standard_error: whether to give the standard errors of the attributions; by default where
+            the gradient is an estimate.
         preprocessing: turns pixels into model inputs, inside the kernels.
         output: "logit", "prob", "logprob" or "margin".
         select_output: picks the output tensor from what the model returns.
@@ -71,9 +79,13 @@ def explain(
         (torch.Size([2, 3, 2, 2]), torch.Size([2]))
     """
     kind = _method_class(method)
+    gradient = _gradient(gradient)
     at_construction, at_call = _split_options(kind, method, options)
+    if standard_error is None:
+        standard_error = not gradient.needs_autograd
     explainer = kind(
         model,
+        gradient=gradient,
         output=output,
         select_output=select_output,
         preprocessing=preprocessing,
@@ -88,8 +100,8 @@ def explain(
     # All that can be known without the model is checked before it is asked.
     tensors = input_tensors(inputs, model)
     baseline_tensors(baselines, tensors)
-    if target is not None:
-        normalise_target(target, tensors[0].shape[0])
+    for one in target if isinstance(target, Targets) else (target,):
+        normalise_target(one, tensors[0].shape[0])
     LoopOptions(max_rows=at_call.get("internal_batch_size"))
     explainer.check_call(**at_call)
     cost = Cost()
@@ -100,9 +112,13 @@ def explain(
         target=target,
         additional_forward_args=additional_forward_args,
         show_progress=progress,
+        return_standard_error=standard_error,
         cost=cost,
         **at_call,
     )
+    errors = None
+    if standard_error:
+        attributions, errors = attributions
     delta = None
     if explainer.has_convergence_delta() and explainer.multiplies_by_inputs:
         delta = explainer.compute_convergence_delta(
@@ -118,6 +134,7 @@ def explain(
     device = (inputs[0] if isinstance(inputs, tuple) else inputs).device
     return Explanation(
         attributions=attributions,
+        standard_error=errors,
         inputs=inputs,
         target=None if chosen is None else chosen.to(device),
         outputs=outputs.to(device),
@@ -126,10 +143,12 @@ def explain(
         method=method,
         settings={
             "method": method,
+            "gradient": repr(gradient),
             "output": output,
             **{k: _jsonable(v) for k, v in (*at_construction.items(), *at_call.items())},
         },
         class_names=class_names,
+        n_targets=len(target) if isinstance(target, Targets) else None,
     )
 
 
@@ -137,6 +156,19 @@ def _method_class(method: str) -> type[AttributionMethod]:
     if method not in METHODS:
         raise ArgumentError(f"explain: method must be one of {', '.join(METHODS)}, got {method!r}")
     return METHODS[method]
+
+
+def _gradient(gradient: str | Gradient | None) -> Gradient:
+    if gradient is None:
+        return Autograd()
+    if not isinstance(gradient, str):
+        return gradient
+    if gradient not in GRADIENTS:
+        raise ArgumentError(
+            f"explain: gradient must be one of {', '.join(GRADIENTS)} or an instance, got "
+            f"{gradient!r}"
+        )
+    return GRADIENTS[gradient]()
 
 
 def _split_options(
@@ -151,6 +183,7 @@ def _split_options(
         "cost",
         "show_progress",
         "return_convergence_delta",
+        "return_standard_error",
     }
     constructor = set(inspect.signature(kind.__init__).parameters) - reserved
     call = set(inspect.signature(kind.attribute).parameters) - reserved
@@ -168,7 +201,6 @@ def _split_options(
 
 def _resolve_target(target: Any, outputs: Tensor) -> tuple[Any, Tensor | None]:
     """The target for `attribute`, and the class of each example as a tensor."""
-    batch = outputs.shape[0]
     if target is None:
         if outputs.dim() == 1 or outputs[:1].numel() <= 1:
             return None, None
@@ -179,13 +211,20 @@ def _resolve_target(target: Any, outputs: Tensor) -> tuple[Any, Tensor | None]:
             )
         predicted = outputs.argmax(1)
         return predicted, predicted
-    checked = normalise_target(target, batch)
+    if isinstance(target, Targets):
+        return target, torch.stack([_chosen(one, outputs) for one in target], 1)
+    return target, _chosen(target, outputs)
+
+
+def _chosen(target: Any, outputs: Tensor) -> Tensor:
+    """The class of each example, [B]; [B, k] where it takes several indices."""
+    checked = normalise_target(target, outputs.shape[0])
     check_target(checked, outputs)
     if isinstance(checked, Tensor):
         chosen = checked.squeeze(1) if checked.shape[1] == 1 else checked
     else:
-        chosen = torch.tensor(checked).expand(batch, -1).squeeze(1)
-    return target, chosen.to(outputs.device)
+        chosen = torch.tensor(checked).expand(outputs.shape[0], -1).squeeze(1)
+    return chosen.to(outputs.device)
 
 
 def _jsonable(value: Any) -> Any:

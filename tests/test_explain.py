@@ -64,6 +64,7 @@ def test_options_reach_the_constructor_and_the_call_and_are_recorded() -> None:
     assert explanation.cost.rows_per_chunk == 4
     assert explanation.settings == {
         "method": "integrated_gradients",
+        "gradient": "Autograd()",
         "output": "prob",
         "memory_format": "contiguous",
         "n_steps": 7,

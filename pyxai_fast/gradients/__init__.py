@@ -1,6 +1,12 @@
 """How the slope of the score is found: one class a way."""
 
 from .autograd import Autograd
-from .gradient import Gradient
+from .gradient import Gradient, Slopes
+from .likelihood_ratio import LikelihoodRatio
 
-__all__ = ["Autograd", "Gradient"]
+__all__ = ["GRADIENTS", "Autograd", "Gradient", "LikelihoodRatio", "Slopes"]
+
+GRADIENTS: dict[str, type[Autograd] | type[LikelihoodRatio]] = {
+    "autograd": Autograd,
+    "likelihood_ratio": LikelihoodRatio,
+}

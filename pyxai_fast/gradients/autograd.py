@@ -5,21 +5,37 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
 from ..models.score import RowScore
+from .gradient import Slopes
 
 
 class Autograd:
-    """The exact gradient, one forward and one backward for each row.
+    """The exact gradient, one forward and one backward for each row (and target).
 
     Only the inputs' gradients are computed; weights keep theirs untouched, and `.grad` is never
     written. Tensors that do not influence the score get zeros.
     """
 
     needs_autograd = True
+    evaluations = 1
+
+    def __repr__(self) -> str:
+        return "Autograd()"
 
     def __call__(
-        self, score: RowScore, points: tuple[Tensor, ...], create_graph: bool = False
-    ) -> tuple[Tensor, ...]:
+        self,
+        rows: RowScore,
+        points: tuple[Tensor, ...],
+        *,
+        create_graph: bool = False,
+        variances: bool = False,
+    ) -> Slopes:
+        if variances:
+            raise ArgumentError(
+                "Autograd: a standard error must be asked of a gradient that is an estimate, such "
+                "as LikelihoodRatio; this one is exact"
+            )
         with torch.enable_grad():
             if not create_graph:
                 points = tuple(point.detach().requires_grad_() for point in points)
@@ -28,18 +44,34 @@ class Autograd:
                     point if point.requires_grad else point.detach().requires_grad_()
                     for point in points
                 )
-            values = score(points)
+            values = rows(points)
             if not values.requires_grad:
                 raise ValueError(
                     "Autograd: the model's output must depend on its inputs through differentiable "
                     "operations, got an output without a graph (is the model run under no_grad, or "
-                    "does it use NumPy?)"
+                    "does it use NumPy? gradient=LikelihoodRatio() needs its answers alone)"
                 )
-            # The sum, not the mean: every row's own slope, whatever the number of rows.
-            grads = torch.autograd.grad(
-                values.sum(), points, create_graph=create_graph, allow_unused=True
-            )
-        return tuple(
-            torch.zeros_like(point) if grad is None else grad
-            for grad, point in zip(grads, points, strict=True)
-        )
+            if values.dim() == 1:
+                return Slopes(_slopes(values, points, create_graph, last=True))
+            each = [
+                _slopes(column, points, create_graph, last=position == values.shape[1] - 1)
+                for position, column in enumerate(values.unbind(1))
+            ]
+        return Slopes(tuple(torch.stack(slopes, 1) for slopes in zip(*each, strict=True)))
+
+
+def _slopes(
+    values: Tensor, points: tuple[Tensor, ...], create_graph: bool, last: bool
+) -> tuple[Tensor, ...]:
+    # The sum, not the mean: every row's own slope, whatever the number of rows.
+    grads = torch.autograd.grad(
+        values.sum(),
+        points,
+        retain_graph=create_graph or not last,
+        create_graph=create_graph,
+        allow_unused=True,
+    )
+    return tuple(
+        torch.zeros_like(point) if grad is None else grad
+        for grad, point in zip(grads, points, strict=True)
+    )

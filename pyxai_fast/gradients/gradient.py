@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -9,16 +10,48 @@ from torch import Tensor
 from ..models.score import RowScore
 
 
+@dataclass(frozen=True)
+class Slopes:
+    """The slopes of a score at rows of points.
+
+    Attributes:
+        values: d score / d points, one tensor [R, ...] for each tensor of points; [R, n, ...] for n
+            targets.
+        variances: of the values, where they are estimates and the caller asked for it; infinite for
+            features of which nothing was learnt.
+    """
+
+    values: tuple[Tensor, ...]
+    variances: tuple[Tensor, ...] | None = None
+
+
 class Gradient(Protocol):
-    """Finds (or estimates) the slope of a score at rows of model inputs."""
+    """Finds (or estimates) the slope of a score at rows of points."""
 
     needs_autograd: bool
-    """Whether the model's own graph is recorded, so that inputs must be ordinary tensors."""
+    """White box or black box.
+
+    True: the model's own graph is recorded. Points are model inputs, slopes are with respect to
+    them, and they are exact.
+    False: the model is only asked. Points are in the caller's units, so that perturbations are too;
+    the gradient applies the score's affine maps, its slopes are with respect to the points, and
+    come with variances.
+    """
+
+    @property
+    def evaluations(self) -> int:
+        """Rows that the model is asked for each point, at most."""
+        ...
 
     def __call__(
-        self, score: RowScore, points: tuple[Tensor, ...], create_graph: bool = False
-    ) -> tuple[Tensor, ...]:
-        """d score(points)[r] / d points[r], one tensor [R, ...] for each tensor of points.
+        self,
+        rows: RowScore,
+        points: tuple[Tensor, ...],
+        *,
+        create_graph: bool = False,
+        variances: bool = False,
+    ) -> Slopes:
+        """d rows(points)[r] / d points[r].
 
         `points` must not be changed; each row's score depends on that row alone.
         """

@@ -37,22 +37,30 @@ class Saliency(AttributionMethod):
         internal_batch_size: int | None = None,
         create_graph: bool = False,
         show_progress: bool = False,
+        return_standard_error: bool = False,
         cost: Cost | None = None,
     ) -> Any:
         """Gradients shaped as the inputs, in their dtype; absolute values unless abs=False.
 
         The other arguments are those of IntegratedGradients.attribute.
         """
-        grads = self._attribute(
+        grads, errors = self._attribute(
             inputs,
             None,
             target,
             additional_forward_args,
             at_input(multiply_by_inputs=False),
-            LoopOptions(internal_batch_size, self.memory_format, create_graph, show_progress),
+            LoopOptions(
+                internal_batch_size,
+                self.memory_format,
+                create_graph,
+                show_progress,
+                return_standard_error,
+            ),
             Cost() if cost is None else cost,
         )
-        return each(lambda grad, x: like(grad.abs() if abs else grad, x), grads, inputs)
+        maps = each(lambda grad, x: like(grad.abs() if abs else grad, x), grads, inputs)
+        return (maps, errors) if return_standard_error else maps
 
 
 class InputXGradient(AttributionMethod):
@@ -76,22 +84,30 @@ class InputXGradient(AttributionMethod):
         internal_batch_size: int | None = None,
         create_graph: bool = False,
         show_progress: bool = False,
+        return_standard_error: bool = False,
         cost: Cost | None = None,
     ) -> Any:
         """Attributions shaped as the inputs, in their dtype.
 
         The arguments are those of IntegratedGradients.attribute.
         """
-        products = self._attribute(
+        products, errors = self._attribute(
             inputs,
             None,
             target,
             additional_forward_args,
             at_input(multiply_by_inputs=True),
-            LoopOptions(internal_batch_size, self.memory_format, create_graph, show_progress),
+            LoopOptions(
+                internal_batch_size,
+                self.memory_format,
+                create_graph,
+                show_progress,
+                return_standard_error,
+            ),
             Cost() if cost is None else cost,
         )
-        return each(like, products, inputs)
+        maps = each(like, products, inputs)
+        return (maps, errors) if return_standard_error else maps
 
 
 def each(function: Callable[[Tensor, Tensor], Tensor], results: Any, inputs: Any) -> Any:

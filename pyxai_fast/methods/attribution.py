@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ from .. import ops
 from ..errors import ArgumentError
 from ..gradients import Autograd, Gradient
 from ..models.outputs import OUTPUT_KINDS
-from ..models.preprocessing import Preprocessing
+from ..models.preprocessing import Affine, Preprocessing
 from ..models.score import ForwardFunc, Score, owner_of
-from ..paths import Affine, Path
+from ..paths import Path, Trace
 from ..paths.quadrature import check_quadrature
 from ..reference.path import compute_dtype, memory_format_of
 from ..runtime.chunks import Chunk, ChunkPlanner, run_chunks
@@ -52,12 +52,20 @@ class Recipe:
         check_quadrature(self.rule, self.n_steps)
 
 
+class Attributed(NamedTuple):
+    """Attributions and, for estimates that were asked for it, their standard errors."""
+
+    attributions: Any
+    standard_errors: Any
+
+
 class AttributionMethod:
     """A method that contracts gradients taken along the points of a path.
 
     Args:
         forward_func: the model, or any function of its inputs, returning [B] or [B, ...].
-        gradient: how slopes are found; Autograd() by default.
+        gradient: how slopes are found; Autograd() by default. LikelihoodRatio() for a model that
+            can only be asked.
         memory_format: of image inputs: "auto" (the faster of the two, measured once for each model
             and shape), "contiguous" or "channels_last". Formats agree to rounding, so fix one where
             reruns must agree in every bit.
@@ -137,6 +145,7 @@ class AttributionMethod:
             self.output,
             self.select_output,
             cost,
+            affines=tuple(self._affine(x) for x in inputs),
         )
 
     def _affine(self, inputs: Tensor) -> Affine | None:
@@ -155,8 +164,8 @@ class AttributionMethod:
         recipe: Recipe,
         options: LoopOptions,
         cost: Cost,
-    ) -> Any:
-        """Attributions in the form of the inputs."""
+    ) -> Attributed:
+        """Attributions and standard errors in the form of the inputs."""
         with _timed(cost):
             tensors = input_tensors(inputs, self.forward_func)
             starts = baseline_tensors(baselines, tensors)
@@ -164,19 +173,40 @@ class AttributionMethod:
                 tensors = tuple(x.detach() for x in tensors)
                 starts = tuple(b.detach() for b in starts)
             score = self._score(tensors, target, additional_forward_args, cost)
+            # A gradient that only asks perturbs points in the caller's units.
+            white = self.gradient.needs_autograd
             traces = tuple(
-                recipe.path.trace(x, b, recipe.n_steps, recipe.rule, self._affine(x), stream)
-                for stream, (x, b) in enumerate(zip(tensors, starts, strict=True))
-            )
-            totals = contract(score, self.gradient, tensors, traces, options, type(self).__name__)
-            with torch.set_grad_enabled(options.create_graph):
-                attributions = tuple(
-                    trace.attributions(total, recipe.multiply_by_inputs).to(
-                        compute_dtype(x.dtype), memory_format=memory_format_of(x)
-                    )
-                    for trace, total, x in zip(traces, totals, tensors, strict=True)
+                recipe.path.trace(
+                    x, b, recipe.n_steps, recipe.rule, affine if white else None, stream
                 )
-            return as_given(attributions, inputs)
+                for stream, (x, b, affine) in enumerate(
+                    zip(tensors, starts, score.affines, strict=True)
+                )
+            )
+            _check_budget(score, self.gradient, tensors[0].shape[0] * traces[0].steps)
+            totals = contract(score, self.gradient, tensors, traces, options, type(self).__name__)
+
+            def finished(trace: Trace, total: Tensor, x: Tensor) -> Tensor:
+                if score.several:
+                    of_targets = (
+                        trace.attributions(total[:, j], recipe.multiply_by_inputs)
+                        for j in range(score.n_targets)
+                    )
+                    return torch.stack(tuple(of_targets), 1).to(compute_dtype(x.dtype))
+                return trace.attributions(total, recipe.multiply_by_inputs).to(
+                    compute_dtype(x.dtype), memory_format=memory_format_of(x)
+                )
+
+            with torch.set_grad_enabled(options.create_graph):
+                attributions = tuple(map(finished, traces, totals.values, tensors))
+                if totals.variances is None:
+                    return Attributed(as_given(attributions, inputs), None)
+                # What is multiplied by zero is known, however little its slope is.
+                errors = tuple(
+                    finished(trace, variance.sqrt(), x).abs().nan_to_num(nan=0.0, posinf=torch.inf)
+                    for trace, variance, x in zip(traces, totals.variances, tensors, strict=True)
+                )
+            return Attributed(as_given(attributions, inputs), as_given(errors, inputs))
 
     def _forward(
         self, score: Score, inputs: tuple[Tensor, ...], max_rows: int | None = None
@@ -186,12 +216,12 @@ class AttributionMethod:
 
         def run(chunk: Chunk) -> None:
             rows = tuple(self._model_inputs(x[chunk.examples]) for x in inputs)
-            answers[chunk.examples.start] = score.rows(chunk.examples, 1).outputs(rows)
+            answers[chunk.examples.start] = score.rows(chunk.examples).outputs(rows)
 
         with torch.no_grad():
             inputs = tuple(x.detach() for x in inputs)
             if score.batch == 0:  # an empty batch still has outputs of some shape
-                return score.rows(slice(0, 0), 1).outputs(inputs)
+                return score.rows(slice(0, 0)).outputs(inputs)
             # What a forward pass takes says little of the forward and backward that come next.
             run_chunks(
                 Chunk(slice(0, score.batch), slice(0, 1)),
@@ -255,7 +285,10 @@ class AttributionMethod:
                 outputs = self._forward(score, inputs, internal_batch_size)
             end = score.select(outputs).double()
             way = end - self._start_scores(score, inputs, starts, internal_batch_size).double()
-            total = sum((a.double().flatten(1).sum(1) if a.dim() > 1 else a.double()) for a in maps)
+            lead = end.dim()  # [B], or [B, n] for several targets
+            total = sum(
+                (a.double().flatten(lead).sum(lead) if a.dim() > lead else a.double()) for a in maps
+            )
             return (total - way.to(maps[0].device)).to(maps[0].dtype)
 
     def _start_scores(
@@ -279,6 +312,19 @@ class AttributionMethod:
     @staticmethod
     def _same_type(tensors: tuple[Tensor, ...], like: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(t.to(x.dtype) for t, x in zip(tensors, like, strict=True))
+
+
+def _check_budget(score: Score, gradient: Gradient, points: int) -> None:
+    """Refuses what a model with a budget could not answer in full, before it is asked."""
+    remaining = getattr(score.forward, "remaining", None)
+    if remaining is not None and not gradient.needs_autograd:
+        needed = points * gradient.evaluations
+        if needed > remaining and getattr(gradient, "tolerance", None) is None:
+            raise ArgumentError(
+                f"model: budget must cover the {needed} queries of this call ({points} points, "
+                f"{gradient.evaluations} each), got {remaining} left; ask fewer samples, steps or "
+                "inputs"
+            )
 
 
 @contextmanager

@@ -82,6 +82,7 @@ class IntegratedGradients(AttributionMethod):
         *,
         create_graph: bool = False,
         show_progress: bool = False,
+        return_standard_error: bool = False,
         cost: Cost | None = None,
     ) -> Any:
         """Attributions of a batch.
@@ -93,7 +94,8 @@ class IntegratedGradients(AttributionMethod):
                 [1, ...]; a tuple of these for a tuple of inputs.
             target: which output is explained: None (one output for each example), an int, a tuple
                 of ints (outputs with more than two dimensions), a tensor or list with one of these
-                for each example.
+                for each example; or Targets(...), several of these, from the same evaluations of
+                the model.
             additional_forward_args: further arguments of the model, without attributions; tensors
                 [B, ...] are repeated with their examples.
             n_steps: number of quadrature nodes.
@@ -105,28 +107,37 @@ class IntegratedGradients(AttributionMethod):
             create_graph: attributions can be differentiated, for training on them; the graph of
                 all steps is kept.
             show_progress: a progress bar (needs tqdm).
+            return_standard_error: also return the standard errors of the attributions, for a
+                gradient that is an estimate; of the points of a random path they say nothing.
             cost: filled in with what the call cost.
 
         Returns:
             Attributions shaped as the inputs, on their device: float32, or float64 for float64
-            inputs; with return_convergence_delta, also the gaps [B].
+            inputs; [B, n, ...] for n Targets. With return_convergence_delta also the gaps, [B] or
+            [B, n], and with return_standard_error the errors, shaped as the attributions.
 
         Raises:
             TypeError, ValueError: naming the argument, what it must be and what it is, before the
                 model is asked (a target is checked with the model's first answer).
         """
         cost = Cost() if cost is None else cost
-        attributions = self._attribute(
+        attributions, errors = self._attribute(
             inputs,
             baselines,
             target,
             additional_forward_args,
             Recipe(self.path, n_steps, method, self._multiply_by_inputs),
-            LoopOptions(internal_batch_size, self.memory_format, create_graph, show_progress),
+            LoopOptions(
+                internal_batch_size,
+                self.memory_format,
+                create_graph,
+                show_progress,
+                return_standard_error,
+            ),
             cost,
         )
         if not return_convergence_delta:
-            return attributions
+            return (attributions, errors) if return_standard_error else attributions
         delta = self.compute_convergence_delta(
             attributions,
             baselines,
@@ -136,4 +147,5 @@ class IntegratedGradients(AttributionMethod):
             internal_batch_size=internal_batch_size,
             cost=cost,
         )
-        return attributions, delta
+        results = attributions, delta
+        return (*results, errors) if return_standard_error else results

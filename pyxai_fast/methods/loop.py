@@ -10,10 +10,10 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import ArgumentError
-from ..gradients import Gradient
+from ..gradients import Gradient, Slopes
 from ..models.score import Score, module_of, owner_of
 from ..paths import Trace
-from ..runtime.chunks import Chunk, ChunkPlanner, length, run_chunks
+from ..runtime.chunks import Chunk, ChunkPlanner, run_chunks
 from ..runtime.memory_format import FORMATS, choose_memory_format
 from ..runtime.progress import progress_bar
 
@@ -26,13 +26,15 @@ class LoopOptions:
         max_rows: rows sent through the model at once, at most; None lets the planner choose.
         memory_format: "auto", "contiguous" or "channels_last" model inputs.
         create_graph: keep the graph, so that attributions can be differentiated.
-        show_progress: a progress bar over rows.
+        show_progress: a progress bar over the rows that the model is asked.
+        variances: also those of the sums, for a gradient that is an estimate.
     """
 
     max_rows: int | None = None
     memory_format: str = "auto"
     create_graph: bool = False
     show_progress: bool = False
+    variances: bool = False
 
     def __post_init__(self) -> None:
         try:
@@ -53,25 +55,27 @@ def contract(
     traces: tuple[Trace, ...],
     options: LoopOptions,
     description: str = "",
-) -> tuple[Tensor, ...]:
-    """Sums of the gradients along the traces, one tensor [B, ...] for each tensor of inputs.
+) -> Slopes:
+    """Sums of the gradients along the traces, [B, ...] (or [B, n, ...]) for each tensor of inputs.
 
     float64; differentiable with create_graph.
     """
     cost = score.cost
+    score.max_rows = options.max_rows
     work = Chunk(slice(0, inputs[0].shape[0]), slice(0, traces[0].steps))
     cost.backend = ops.backend_of(inputs[0].device)
     cost.memory_format = _memory_format(score, gradient, inputs, work, options)
     planner = ChunkPlanner(owner_of(score.forward), inputs, options.max_rows)
-    run = _Run(score, gradient, inputs, traces, FORMATS[cost.memory_format], options.create_graph)
+    run = _Run(score, gradient, inputs, traces, FORMATS[cost.memory_format], options)
     # A graph that is kept is not bounded by chunks, and says nothing about those that are.
     measure = gradient.needs_autograd and not options.create_graph
-    bar = progress_bar(options.show_progress, work.rows, description)
+    bar = progress_bar(options.show_progress, work.rows * gradient.evaluations, description)
+    score.answered = bar.update
     try:
-        run_chunks(work, planner, run, cost, bar.update, measure)
+        run_chunks(work, planner, run, cost, measure)
     finally:
         bar.close()
-    return tuple(run.sums)
+    return Slopes(tuple(run.sums), tuple(run.variances) if options.variances else None)
 
 
 def _memory_format(
@@ -84,14 +88,19 @@ def _memory_format(
     """The memory format to use; rows spent on measuring are counted as probes."""
     counted = score.cost.gradients, score.cost.queries
 
-    def trial(rows: tuple[Tensor, ...]) -> None:
-        gradient(score.rows(slice(0, rows[0].shape[0]), 1), rows)
+    def trial(points: tuple[Tensor, ...]) -> None:
+        rows = score.rows(slice(0, points[0].shape[0]))
+        if gradient.needs_autograd:
+            gradient(rows, points)
+        else:
+            with torch.no_grad():
+                rows(points)
 
     name = choose_memory_format(
         options.memory_format,
         module_of(score.forward),
         inputs,
-        work.rows,
+        work.rows * gradient.evaluations,
         options.max_rows,
         trial,
     )
@@ -110,31 +119,46 @@ class _Run:
         inputs: tuple[Tensor, ...],
         traces: tuple[Trace, ...],
         memory_format: torch.memory_format,
-        create_graph: bool,
+        options: LoopOptions,
     ) -> None:
         self.score = score
         self.gradient = gradient
         self.inputs = inputs
         self.traces = traces
         self.formats = [memory_format if x.dim() == 4 else torch.contiguous_format for x in inputs]
-        self.create_graph = create_graph
+        self.create_graph = options.create_graph
+        self.want_variances = options.variances
         self.buffers: list[Tensor | None] = [None] * len(inputs)
-        self.sums = [
-            torch.empty(x.shape, dtype=torch.float64, device=x.device, memory_format=f).zero_()
-            for x, f in zip(inputs, self.formats, strict=True)
+        self.sums = self._zeros()
+        self.variances = self._zeros() if options.variances else []
+
+    def _zeros(self) -> list[Tensor]:
+        n = (self.score.n_targets,) if self.score.several else ()
+        # Sums are laid out as the gradients that are added to them.
+        estimates = n or not self.gradient.needs_autograd
+        return [
+            torch.empty(
+                (x.shape[0], *n, *x.shape[1:]),
+                dtype=torch.float64,
+                device=x.device,
+                memory_format=torch.contiguous_format if estimates else f,
+            ).zero_()
+            for x, f in zip(self.inputs, self.formats, strict=True)
         ]
 
     def __call__(self, chunk: Chunk) -> None:
         try:
             with torch.set_grad_enabled(self.create_graph):
                 points = tuple(self._points(i, chunk) for i in range(len(self.inputs)))
-            rows = self.score.rows(chunk.examples, length(chunk.steps))
-            grads = self.gradient(rows, points, self.create_graph)
+            rows = self.score.rows(chunk.examples, chunk.steps, self.traces[0].steps)
+            slopes = self.gradient(
+                rows, points, create_graph=self.create_graph, variances=self.want_variances
+            )
         except BaseException:
             self.buffers = [None] * len(self.inputs)  # memory for the next, smaller try
             raise
         with torch.set_grad_enabled(self.create_graph):
-            self._add(chunk, grads)
+            self._add(chunk, slopes)
 
     def _points(self, i: int, chunk: Chunk) -> Tensor:
         x, trace = self.inputs[i], self.traces[i]
@@ -150,9 +174,13 @@ class _Run:
             )
         return trace.points(chunk.examples, chunk.steps, self.formats[i], buffer[: chunk.rows])
 
-    def _add(self, chunk: Chunk, grads: tuple[Tensor, ...]) -> None:
+    def _add(self, chunk: Chunk, slopes: Slopes) -> None:
         examples = chunk.examples
-        for i, (grad, trace) in enumerate(zip(grads, self.traces, strict=True)):
+        for i, variance in enumerate(slopes.variances or ()):
+            self.traces[i].add_variances(
+                variance, examples, chunk.steps, self.variances[i][examples]
+            )
+        for i, (grad, trace) in enumerate(zip(slopes.values, self.traces, strict=True)):
             if self.create_graph:  # sums that are differentiated cannot be added to in place
                 part = self.sums[i][examples] + trace.add(grad, examples, chunk.steps, None)
                 self.sums[i] = torch.slice_scatter(

@@ -35,6 +35,7 @@ class SmoothGrad(AttributionMethod):
         internal_batch_size: int | None = None,
         create_graph: bool = False,
         show_progress: bool = False,
+        return_standard_error: bool = False,
         cost: Cost | None = None,
     ) -> Any:
         """Mean gradients shaped as the inputs.
@@ -44,15 +45,22 @@ class SmoothGrad(AttributionMethod):
             sigma: standard deviation of the noise, in the units of the inputs.
             seed: of the noise; the same seed gives the same noise for every choice of chunks.
             inputs, target, additional_forward_args, internal_batch_size, create_graph,
-                show_progress, cost: as in IntegratedGradients.attribute.
+                show_progress, return_standard_error, cost: as in IntegratedGradients.attribute.
         """
         self.check_call(n_samples, sigma)
-        return self._attribute(
+        maps, errors = self._attribute(
             inputs,
             None,
             target,
             additional_forward_args,
             Recipe(GaussianNeighbourhood(sigma, seed), n_samples, "riemann_middle", False),
-            LoopOptions(internal_batch_size, self.memory_format, create_graph, show_progress),
+            LoopOptions(
+                internal_batch_size,
+                self.memory_format,
+                create_graph,
+                show_progress,
+                return_standard_error,
+            ),
             Cost() if cost is None else cost,
         )
+        return (maps, errors) if return_standard_error else maps

@@ -13,6 +13,18 @@ INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
 
 @dataclass(frozen=True)
+class Affine:
+    """points * scale + shift, for each channel: what turns pixels into model inputs.
+
+    Attributes:
+        scale, shift: [C], on the inputs' device.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True)
 class Preprocessing:
     """How pixels become model inputs: ``model_input = pixels * scale + shift``, per channel.
 

@@ -11,26 +11,30 @@ from torch import Tensor, nn
 from ..errors import ArgumentError
 from ..runtime.cost import Cost
 from .outputs import check_batched, convert_output, output_tensor
-from .target import check_target, normalise_target, select_target
+from .preprocessing import Affine
+from .target import Targets, check_target, normalise_target, select_target
 
 ForwardFunc = Callable[..., Any]
 TargetRows = tuple[int, ...] | Tensor
 
 
 class Score:
-    """s(x): one number for each row of model inputs.
+    """s(x): one number for each row of model inputs, or n of them for n `Targets`.
 
     Args:
         forward: called as forward(*inputs, *additional_forward_args) on rows [R, ...].
         batch: number of explained examples B. Rows are made from examples; `rows` says how.
         device: of the inputs, to which targets are moved.
-        target: any form of models.target.
+        target: any form of models.target, or Targets.
         additional_forward_args: tensors [B, ...] are repeated with their examples; everything else
             is passed on as it is.
         output: "logit" (the output as it is), "prob", "logprob" or "margin".
         select_output: picks the tensor from what the model returns.
         cost: where every row that the model answers is counted, as a gradient where autograd
             records and as a query where it does not.
+        affines: for each tensor of inputs, what turns the caller's units into the model's, or None.
+        max_rows: rows sent through the model at once, at most; None leaves it to the planner.
+        answered: told the number of rows whenever the model has answered.
     """
 
     def __init__(
@@ -43,12 +47,17 @@ class Score:
         output: str = "logit",
         select_output: Callable[[Any], Tensor] | None = None,
         cost: Cost | None = None,
+        affines: tuple[Affine | None, ...] = (),
+        max_rows: int | None = None,
     ) -> None:
         self.forward = forward
         self.cost = Cost() if cost is None else cost
         self.batch = batch
-        target = normalise_target(target, batch)
-        self.target = target.to(device) if isinstance(target, Tensor) else target
+        self.several = isinstance(target, Targets)
+        self.targets = tuple(
+            normalise_target(each, batch) for each in (target if self.several else (target,))
+        )
+        self.targets = tuple(t.to(device) if isinstance(t, Tensor) else t for t in self.targets)
         if additional_forward_args is None:
             additional_forward_args = ()
         elif not isinstance(additional_forward_args, tuple):
@@ -56,11 +65,28 @@ class Score:
         self.additional_forward_args = additional_forward_args
         self.output = output
         self.select_output = select_output
+        self.affines = affines
+        self.max_rows = max_rows
+        self.answered: Callable[[int], object] = lambda rows: None
+        self._device = device
         self._checked = False
 
-    def rows(self, examples: slice, copies: int) -> RowScore:
-        """The score of `copies` rows of each of the examples, copies outermost."""
-        return RowScore(self, examples, copies)
+    @property
+    def n_targets(self) -> int:
+        return len(self.targets)
+
+    def rows(self, examples: slice, steps: slice = slice(0, 1), n_steps: int = 1) -> RowScore:
+        """The score of rows at some of the n_steps steps of some examples, steps outermost."""
+        first, last, _ = examples.indices(self.batch)
+        begin, end, _ = steps.indices(n_steps)
+        example = torch.arange(first, last, device=self._device)
+        step = torch.arange(begin, end, device=self._device)
+        return RowScore(
+            self,
+            example.repeat(end - begin),
+            # Counted by example first: they are the same for every size of the batch.
+            (example[None] * n_steps + step[:, None]).flatten(),
+        )
 
     def outputs(self, inputs: tuple[Tensor, ...], args: tuple[Any, ...]) -> Tensor:
         """The model's (converted) outputs [R, ...] for rows of inputs."""
@@ -81,17 +107,27 @@ class Score:
             self.cost.gradients += rows
         else:
             self.cost.queries += rows
+        self.cost.rows_per_chunk = max(rows, self.cost.rows_per_chunk)
+        self.answered(rows)
         return convert_output(output, self.output)
 
-    def select(self, outputs: Tensor, target: TargetRows | None = None) -> Tensor:
-        """The explained element of each row, [R, ...] -> [R].
+    def select(
+        self, outputs: Tensor, targets: tuple[TargetRows | None, ...] | None = None
+    ) -> Tensor:
+        """The explained elements of each row, [R, ...] -> [R], or [R, n] for Targets.
 
-        `target` is given where rows are not examples.
+        `targets` are given where rows are not examples.
         """
         if not self._checked:
-            check_target(self.target, outputs)
+            for target in self.targets:
+                check_target(target, outputs)
             self._checked = True
-        selected = select_target(outputs, self.target if target is None else target)
+        chosen = [self._select(outputs, t) for t in (self.targets if targets is None else targets)]
+        return torch.stack(chosen, 1) if self.several else chosen[0]
+
+    @staticmethod
+    def _select(outputs: Tensor, target: TargetRows | None) -> Tensor:
+        selected = select_target(outputs, target)
         if selected.dim() > 1 and selected[0].numel() != 1:
             raise ArgumentError(
                 "target: target must select one element for each example, got "
@@ -101,30 +137,41 @@ class Score:
 
 
 class RowScore:
-    """A score bound to rows: `copies` of each of some examples, copies outermost."""
+    """A score bound to rows, each of which belongs to an example.
 
-    def __init__(self, score: Score, examples: slice, copies: int) -> None:
+    Attributes:
+        score: what is asked.
+        example: [R], the example of each row.
+        numbers: [R], a number for each row's place (example and step), by which random gradients
+            tell rows apart whatever the chunks are.
+    """
+
+    def __init__(self, score: Score, example: Tensor, numbers: Tensor) -> None:
         self.score = score
-        first, last, _ = examples.indices(score.batch)
-        target = score.target
-        if isinstance(target, Tensor):
-            target = target[first:last].repeat(copies, 1)
-        self.target = target
-        self.args = tuple(
-            self._expand(arg, first, last, copies) for arg in score.additional_forward_args
+        self.example = example
+        self.numbers = numbers
+        self.targets = tuple(t[example] if isinstance(t, Tensor) else t for t in score.targets)
+        self.args = tuple(self._of_rows(arg) for arg in score.additional_forward_args)
+
+    def __len__(self) -> int:
+        return self.example.shape[0]
+
+    def take(self, rows: slice | Tensor, copies: int = 1) -> RowScore:
+        """Some of the rows, `copies` of each, copies outermost."""
+        return RowScore(
+            self.score, self.example[rows].repeat(copies), self.numbers[rows].repeat(copies)
         )
 
-    def _expand(self, arg: Any, first: int, last: int, copies: int) -> Any:
+    def _of_rows(self, arg: Any) -> Any:
         if not isinstance(arg, Tensor) or arg.dim() == 0 or arg.shape[0] != self.score.batch:
             return arg
-        arg = arg[first:last]
-        return arg.repeat(copies, *[1] * (arg.dim() - 1)) if copies > 1 else arg
+        return arg[self.example.to(arg.device)]
 
     def outputs(self, inputs: tuple[Tensor, ...]) -> Tensor:
         return self.score.outputs(inputs, self.args)
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        return self.score.select(self.outputs(inputs), self.target)
+        return self.score.select(self.outputs(inputs), self.targets)
 
 
 def module_of(forward: ForwardFunc) -> nn.Module | None:

@@ -7,11 +7,13 @@ A target names the element(s) of the model's output [B, n, ...] to explain, with
 - tuple of ints: that element of a higher-dimensional output, for all examples
 - list of ints or tensor [B]: a column for each example
 - list of tuples: an element for each example
+
+`Targets(...)` holds several of these, explained together from the same model evaluations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -22,6 +24,38 @@ from ..errors import ArgumentError
 Target: TypeAlias = (
     int | tuple[int, ...] | Tensor | Sequence[int] | Sequence[tuple[int, ...]] | None
 )
+
+
+class Targets:
+    """Several targets, explained together: attributions get a dimension after the batch.
+
+    They share the model's answers: an estimated gradient costs the queries of one target, and
+    Autograd one forward pass with a backward pass for each.
+
+    Args:
+        targets: two or more targets, or one, each in any form that `target` takes but None.
+
+    Example:
+        >>> Targets(3, 5)
+        Targets(3, 5)
+    """
+
+    def __init__(self, *targets: Any) -> None:
+        if not targets or any(t is None or isinstance(t, Targets) for t in targets):
+            raise ArgumentError(
+                "Targets: targets must be ints, tuples, tensors or lists, at least one, got "
+                f"{targets!r}"
+            )
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.targets)
+
+    def __repr__(self) -> str:
+        return f"Targets({', '.join(map(repr, self.targets))})"
 
 
 def normalise_target(target: Any, batch: int) -> tuple[int, ...] | Tensor | None:

@@ -1,13 +1,12 @@
 """Along which points the slope is taken: one class a path."""
 
 from .neighbourhood import GaussianNeighbourhood
-from .path import Affine, Path, Trace
+from .path import Path, Trace
 from .quadrature import QUADRATURES, quadrature
 from .straight_line import StraightLine
 
 __all__ = [
     "QUADRATURES",
-    "Affine",
     "GaussianNeighbourhood",
     "Path",
     "StraightLine",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import ArgumentError
-from .path import Affine
+from ..models.preprocessing import Affine
 from .straight_line import StraightTrace
 
 

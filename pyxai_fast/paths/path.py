@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Affine:
-    """points * scale + shift, for each channel: what turns pixels into model inputs.
-
-    Attributes:
-        scale, shift: [C], on the inputs' device.
-    """
-
-    scale: Tensor
-    shift: Tensor
+from ..models.preprocessing import Affine
 
 
 class Trace(Protocol):
@@ -47,8 +36,17 @@ class Trace(Protocol):
         """
         ...
 
+    def add_variances(
+        self, variances: Tensor, examples: slice, steps: slice, total: Tensor
+    ) -> None:
+        """Adds variances of gradients [S * E, ...], independent of each other, as `add` does."""
+        ...
+
     def attributions(self, total: Tensor, multiply_by_inputs: bool) -> Tensor:
-        """Totals [B, ...] as attributions; without multiply_by_inputs, as the mean slope."""
+        """Totals [B, ...] as attributions; without multiply_by_inputs, as the mean slope.
+
+        Linear in the totals, feature by feature.
+        """
         ...
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..models.preprocessing import Affine
 from ..reference.path import by_channel, step_of
-from .path import Affine
 from .quadrature import quadrature
 
 
@@ -71,6 +71,11 @@ class StraightTrace:
 
     def add(self, grads: Tensor, examples: slice, steps: slice, total: Tensor | None) -> Tensor:
         return ops.path_accumulate(grads, self.weights[steps], total=total)
+
+    def add_variances(
+        self, variances: Tensor, examples: slice, steps: slice, total: Tensor
+    ) -> None:
+        ops.path_accumulate(variances, self.weights[steps] ** 2, total=total)
 
     def attributions(self, total: Tensor, multiply_by_inputs: bool) -> Tensor:
         if multiply_by_inputs:

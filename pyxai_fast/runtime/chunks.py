@@ -89,13 +89,24 @@ class ChunkPlanner:
         owner: what the cost belongs to (the model); remembered between calls where it can be.
         inputs: the tensors of which rows are made, [B, ...].
         max_rows: the caller's bound, or None.
+        purpose: what is done with the rows; each purpose is measured by itself.
+        rows_per_step: rows that one step of one example takes, where they come in groups. Counts of
+            rows below are then counts of groups.
     """
 
-    def __init__(self, owner: Any, inputs: tuple[Tensor, ...], max_rows: int | None) -> None:
+    def __init__(
+        self,
+        owner: Any,
+        inputs: tuple[Tensor, ...],
+        max_rows: int | None,
+        purpose: str = "gradient",
+        rows_per_step: int = 1,
+    ) -> None:
         self.device = inputs[0].device
-        self.row_bytes = sum(x[0].numel() * x.element_size() for x in inputs if x.shape[0])
-        self.max_rows = max_rows
-        self._key = (self.device, *((x.shape[1:], x.dtype) for x in inputs))
+        row_bytes = sum(x[0].numel() * x.element_size() for x in inputs if x.shape[0])
+        self.row_bytes = row_bytes * rows_per_step
+        self.max_rows = None if max_rows is None else max(1, max_rows // rows_per_step)
+        self._key = (purpose, rows_per_step, self.device, *((x.shape[1:], x.dtype) for x in inputs))
         try:
             self._costs = _known_costs.setdefault(owner, {})
         except TypeError:  # not every callable can be remembered weakly
@@ -137,13 +148,12 @@ def run_chunks(
     planner: ChunkPlanner,
     run: Callable[[Chunk], None],
     cost: Cost,
-    done: Callable[[int], object] = lambda rows: None,
     measure: bool = True,
 ) -> None:
     """Runs all of the work, in chunks that the planner sizes and memory allows.
 
     `run` must change nothing when it raises. It is measured once for each model and shape of
-    inputs; `measure=False` leaves that to another call. `done` is told the rows of each chunk.
+    inputs; `measure=False` leaves that to another call.
     """
     for chunk in chunks(work, planner.rows):
         try:
@@ -157,12 +167,10 @@ def run_chunks(
             if not is_out_of_memory(error) or chunk.rows == 1:
                 raise
         else:
-            cost.rows_per_chunk = max(chunk.rows, cost.rows_per_chunk)
-            done(chunk.rows)
             continue
         # Here the exception, and with it the failed chunk's graph, is gone.
         cost.out_of_memory += 1
         planner.shrink(chunk.rows)
         if planner.device.type == "cuda":
             torch.cuda.empty_cache()
-        run_chunks(chunk, planner, run, cost, done, measure)
+        run_chunks(chunk, planner, run, cost, measure)
