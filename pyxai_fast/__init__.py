@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from .gradients import Autograd, Gradient
     from .installation import info
     from .methods import METHODS, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
+    from .models.black_box import BlackBox
     from .models.preprocessing import Preprocessing
+    from .models.query_error import QueryError
     from .paths import GaussianNeighbourhood, Path, StraightLine
     from .runtime.cost import Cost
 
 __all__ = [
     "METHODS",
     "Autograd",
+    "BlackBox",
     "Cost",
     "Explanation",
     "GaussianNeighbourhood",
@@ -37,6 +40,7 @@ __all__ = [
     "IntegratedGradients",
     "Path",
     "Preprocessing",
+    "QueryError",
     "Saliency",
     "SmoothGrad",
     "StraightLine",
@@ -59,7 +63,9 @@ _DEFINED_IN = {
     "IntegratedGradients": "methods",
     "Saliency": "methods",
     "SmoothGrad": "methods",
+    "BlackBox": "models.black_box",
     "Preprocessing": "models.preprocessing",
+    "QueryError": "models.query_error",
     "GaussianNeighbourhood": "paths",
     "Path": "paths",
     "StraightLine": "paths",
