@@ -176,22 +176,18 @@ def test_a_fixed_batch_is_filled_up_and_counted(net: Any, x: Any) -> None:
 
 
 def test_v2_checks_shapes_before_it_sends(server: ModelServer) -> None:
-    with (
-        connect(server, "v2-auto") as box,
-        pytest.raises(ValueError, match=r"must have the shape \[-1, 3, 4, 4\], got \[1, 3, 5"),
-    ):
-        box(torch.rand(1, 3, 5, 4))
+    with connect(server, "v2-auto") as box:
+        with pytest.raises(ValueError, match=r"must have the shape \[-1, 3, 4, 4\], got \[1, 3, 5"):
+            box(torch.rand(1, 3, 5, 4))
         with pytest.raises(ValueError, match="must be tensors with 1 rows, got str"):
             box(torch.rand(1, 3, 4, 4), "argument")
     assert box.queries == server.rows == 0 and box.remaining is None
 
 
 def test_v2_without_a_description_needs_the_names(net: Any, x: Any) -> None:
-    with (
-        ModelServer(net, described=False) as server,
-        pytest.raises(QueryError, match=r"404.*unknown model.*check the address"),
-    ):
-        connect(server, "v2-auto")
+    with ModelServer(net, described=False) as server:
+        with pytest.raises(QueryError, match=r"404.*unknown model.*check the address"):
+            connect(server, "v2-auto")
         with connect(server, "v2-auto", input_names="x") as box:
             torch.testing.assert_close(box(x), net(x).detach(), rtol=1e-6, atol=1e-6)
 
@@ -353,11 +349,9 @@ def test_a_change_of_shape_is_named(server: ModelServer, x: Any) -> None:
 def test_a_failure_ends_everything_and_sends_nothing_new(server: ModelServer, x: Any) -> None:
     server.seconds = lambda number: 0.1 if number > 1 else 0.0
     server.faults.append("500")
-    with (
-        connect(server, rows_per_request=1, concurrency=2) as box,
-        pytest.raises(QueryError, match="HTTP 500") as caught,
-    ):
-        box(x)
+    with connect(server, rows_per_request=1, concurrency=2) as box:
+        with pytest.raises(QueryError, match="HTTP 500") as caught:
+            box(x)
         time.sleep(0.15)
         assert server.rows == 2  # the one that failed and the one in flight
         assert caught.value.spent == box.queries == 2
@@ -429,11 +423,9 @@ def test_a_rerun_repeats_nothing_that_was_answered(net: Any, x: Any, tmp_path: A
     file = tmp_path / "answers.sqlite"
     with ModelServer(net) as server:
         server.faults.extend(["", "", "", "500"])
-        with (
-            connect(server, rows_per_request=2, concurrency=1, cache=file) as box,
-            pytest.raises(QueryError),
-        ):
-            box(x)
+        with connect(server, rows_per_request=2, concurrency=1, cache=file) as box:
+            with pytest.raises(QueryError):
+                box(x)
             assert server.rows == 8
         with connect(server, rows_per_request=2, concurrency=1, cache=file) as box:
             torch.testing.assert_close(box(x).float(), net(x).detach(), rtol=1e-6, atol=1e-6)
@@ -445,11 +437,9 @@ def test_a_rerun_repeats_nothing_that_was_answered(net: Any, x: Any, tmp_path: A
 def test_answers_in_flight_when_another_fails_are_kept(server: ModelServer, x: Any) -> None:
     server.seconds = lambda number: 0.1 if number == 1 else 0.0
     server.faults.extend(["", "500"])
-    with (
-        connect(server, rows_per_request=5, concurrency=2, cache=True) as box,
-        pytest.raises(QueryError),
-    ):
-        box(x)
+    with connect(server, rows_per_request=5, concurrency=2, cache=True) as box:
+        with pytest.raises(QueryError):
+            box(x)
         assert box.cache is not None and len(box.cache) == 5
 
 
