@@ -183,6 +183,14 @@ def test_a_file_must_say_whose_answers_it_keeps(tmp_path: Path) -> None:
         BlackBox(lambda x: x, cache=tmp_path / "answers.sqlite")
 
 
+def test_models_that_share_a_cache_share_no_answers(x: torch.Tensor) -> None:
+    cache = AnswerCache()
+    boxes = [BlackBox(fn, cache=cache) for fn in (lambda x: x, lambda x: -x)]
+    for _ in range(2):
+        assert torch.equal(boxes[0](x), x) and torch.equal(boxes[1](x), -x)
+    assert len(cache) == 20
+
+
 def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("not a database, and longer than a header of one " * 10)
@@ -207,7 +215,7 @@ def test_answers_of_another_shape_are_noticed(tmp_path: Path, x: torch.Tensor) -
 
 
 def test_a_cache_can_be_copied(tmp_path: Path, x: torch.Tensor) -> None:
-    for cache in (AnswerCache(), in_file(tmp_path)):
+    for cache in (AnswerCache(model="m"), in_file(tmp_path)):
         call, sent = counted()
         BlackBox(call, cache=cache)(x)
         copy = pickle.loads(pickle.dumps(cache))

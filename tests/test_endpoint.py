@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -474,6 +477,34 @@ def test_closed_boxes_open_again_and_copies_work(server: ModelServer, net: Any, 
         torch.testing.assert_close(each(x), net(x).detach(), rtol=1e-6, atol=1e-6)
         assert each.queries == 20
         each.close()
+
+
+def test_boxes_that_nobody_closes_leave_no_thread(server: ModelServer, x: Any) -> None:
+    def threads() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if "pyxai_fast" in thread.name]
+
+    box = connect(server)
+    box(x)
+    (thread,) = threads()
+    del box
+    gc.collect()
+    thread.join(2.0)
+    assert not threads()
+
+
+def test_a_program_ends_although_its_box_is_open(server: ModelServer) -> None:
+    code = (
+        "import torch; from pyxai_fast import BlackBox\n"
+        f"box = BlackBox.from_url({server.v1!r}); print(box(torch.rand(2, 3, 4, 4)).shape)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "torch.Size([2, 5])" in done.stdout
 
 
 def test_a_box_is_used_inside_a_running_event_loop(server: ModelServer, x: Any) -> None:

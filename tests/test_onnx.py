@@ -15,6 +15,7 @@ from onnx_files import write_conv_net, write_sum
 
 from pyxai_fast import BlackBox, Preprocessing
 from pyxai_fast.models.errors import MissingDependency, ModelNotFound, ModelSpecError
+from pyxai_fast.models.from_onnx import OnnxModel
 from pyxai_fast.models.spec import load_model
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -146,6 +147,22 @@ def test_an_answer_in_the_cache_belongs_to_the_bytes_of_the_file(
     changed = BlackBox.from_onnx(path, cache=cache, threads=1)
     agree(changed, other, x)
     assert changed.queries == 7
+
+
+def test_weights_in_a_file_of_their_own_are_part_of_the_identity(net: Any, tmp_path: Path) -> None:
+    import onnx
+
+    path = write_conv_net(net, tmp_path / "m.onnx")
+    model = onnx.load(path)
+    save = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
+    onnx.save(model, path, **save)
+    before = OnnxModel(path).identity
+    assert OnnxModel(path).identity == before
+    weights = tmp_path / "weights.bin"
+    data = bytearray(weights.read_bytes())
+    data[5] ^= 1
+    weights.write_bytes(data)
+    assert OnnxModel(path).identity != before
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ class AnswerCache:
 
     Args:
         path: an SQLite file, made if it is not there; None keeps answers in memory.
-        model: identifies the model, for instance by its name and version.
+        model: identifies the model, for instance by its name and version, where it does not say
+            that itself. (Files, estimators and addresses do.)
         max_rows: the most answers that are kept; the oldest are dropped.
 
     Raises:
@@ -56,10 +57,13 @@ class AnswerCache:
         if self.path is not None:
             self._open()
 
-    def keys(self, inputs: tuple[Any, ...], rows: int) -> list[bytes]:
-        """One key a row: its bytes in every input, their shapes and types, and the model."""
+    def keys(self, inputs: tuple[Any, ...], rows: int, identity: str = "") -> list[bytes]:
+        """One key a row: its bytes in every input, their shapes and types, and the model.
+
+        `identity` is what the model says of itself.
+        """
         common = hashlib.blake2b(digest_size=24)
-        common.update(repr(self.model).encode())
+        common.update(repr((self.model, identity)).encode())
         per_row: list[NDArray[np.uint8]] = []
         for value in inputs:
             if has_rows(value, rows):
@@ -174,17 +178,16 @@ def as_answer_cache(cache: Any, identity: str) -> AnswerCache | None:
     kept: AnswerCache
     if isinstance(cache, AnswerCache):
         kept = cache
-        kept.model = kept.model or identity
     elif cache is True:
-        kept = AnswerCache(model=identity)
+        kept = AnswerCache()
     elif isinstance(cache, (str, os.PathLike)):
-        kept = AnswerCache(cache, model=identity)
+        kept = AnswerCache(cache)
     else:
         raise TypeError(
             "BlackBox: cache must be True, the name of a file or an AnswerCache, got "
             f"{type(cache).__name__}"
         )
-    if kept.path is not None and not kept.model:
+    if kept.path is not None and not kept.model and not identity:
         raise ArgumentError(
             "BlackBox: a cache in a file must say whose answers it keeps: "
             "cache=AnswerCache(FILE, model=NAME_AND_VERSION)"

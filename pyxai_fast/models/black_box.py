@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 import warnings
 from collections.abc import Callable
 from contextlib import closing
@@ -98,7 +99,11 @@ class BlackBox:
         self.dtype = as_dtype(dtype)
         if takes == "numpy" and self.dtype == torch.bfloat16:
             raise ArgumentError("BlackBox: dtype must be one that NumPy has, got bfloat16")
-        self.cache = as_answer_cache(cache, self._source.identity)
+        identity = "" if cache is None else self._source.identity
+        self.cache = as_answer_cache(cache, identity)
+        # Functions without a name share no answers, unless the cache has a name for them.
+        named = identity or (self.cache is not None and self.cache.model)
+        self._identity = identity if named else uuid.uuid4().hex
         self._shape: tuple[int, ...] | None = None
         self._warned: set[str] = set()
 
@@ -302,7 +307,7 @@ class BlackBox:
     def _ask_once(self, prepared: tuple[Any, ...], rows: int) -> Tensor:
         """Answers of distinct rows that the cache does not know yet, and of all from there."""
         assert self.cache is not None
-        keys = self.cache.keys(prepared, rows)
+        keys = self.cache.keys(prepared, rows, self._identity)
         positions = distinct(keys)
         known = self.cache.find(list(positions))
         new = {key: where[0] for key, where in positions.items() if key not in known}

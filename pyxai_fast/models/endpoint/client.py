@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
+import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -134,6 +135,7 @@ class Endpoint(AnswerSource):
         self._client: httpx.AsyncClient | None = None
         self._places: asyncio.Semaphore | None = None
         self._process = os.getpid()
+        self._end: Any = None
 
     @property
     def identity(self) -> str:  # type: ignore[override]
@@ -330,6 +332,7 @@ class Endpoint(AnswerSource):
                 self._loop, self._process = None, os.getpid()
             if self._loop is None:
                 self._loop = BackgroundLoop()
+                self._end = weakref.finalize(self, self._loop.stop)
                 self._loop.submit(self._open()).result()
             return self._loop
 
@@ -349,6 +352,8 @@ class Endpoint(AnswerSource):
         with self._lock:
             loop, client = self._loop, self._client
             self._loop = self._client = None
+            if self._end is not None:
+                self._end.detach()
         if loop is not None and self._process == os.getpid():
             if client is not None:
                 loop.submit(client.aclose()).result()
@@ -368,7 +373,7 @@ class Endpoint(AnswerSource):
 
     def __getstate__(self) -> dict[str, Any]:
         """Headers travel with it: whoever can read the copy can read them."""
-        gone = ("_lock", "_loop", "_client", "_places", "_process")
+        gone = ("_lock", "_loop", "_client", "_places", "_process", "_end")
         return {name: value for name, value in self.__dict__.items() if name not in gone}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -414,4 +419,6 @@ def _advice(status: int) -> str:
         return "check the address and the model's name"
     if status == 413:
         return "lower rows_per_request"
+    if 300 <= status < 400:
+        return "redirections are not followed; give the address that it leads to"
     return "check the request with the server's own log"
