@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from .gradients import GRADIENTS, Autograd, Gradient, LikelihoodRatio
     from .installation import info
     from .methods import METHODS, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
+    from .models.black_box import BlackBox
     from .models.preprocessing import Preprocessing
+    from .models.query_error import QueryError
     from .models.target import Targets
     from .paths import GaussianNeighbourhood, Path, StraightLine
     from .runtime.cost import Cost
@@ -31,6 +33,7 @@ __all__ = [
     "GRADIENTS",
     "METHODS",
     "Autograd",
+    "BlackBox",
     "Cost",
     "Explanation",
     "GaussianNeighbourhood",
@@ -40,6 +43,7 @@ __all__ = [
     "LikelihoodRatio",
     "Path",
     "Preprocessing",
+    "QueryError",
     "Saliency",
     "SmoothGrad",
     "StraightLine",
@@ -65,8 +69,10 @@ _DEFINED_IN = {
     "IntegratedGradients": "methods",
     "Saliency": "methods",
     "SmoothGrad": "methods",
+    "BlackBox": "models.black_box",
     "Preprocessing": "models.preprocessing",
     "Targets": "models.target",
+    "QueryError": "models.query_error",
     "GaussianNeighbourhood": "paths",
     "Path": "paths",
     "StraightLine": "paths",

@@ -92,8 +92,23 @@ def _add_explain(commands: Any) -> None:
         "--model",
         required=True,
         metavar="SPEC",
-        help="hf:NAME_OR_DIR, torchvision:NAME, timm:NAME, python:MODULE_OR_FILE.py:FACTORY "
-        "or demo",
+        help="hf:NAME_OR_DIR, torchvision:NAME, timm:NAME, python:MODULE_OR_FILE.py:FACTORY, "
+        "onnx:FILE, the address of a model server (http://HOST/v2/models/NAME/infer or "
+        "http://HOST/v1/models/NAME:predict) or demo",
+    )
+    add(
+        "--model-set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="an option of the model's loader, repeatable: answers, budget, cache, dtype..., for "
+        "servers also timeout, retries, token_env...; values as for --set",
+        default=[],
+    )
+    add(
+        "--preprocessing",
+        metavar="FILE",
+        help="how pictures become model inputs, in place of the model's own: JSON with mean, std, "
+        "size..., a preprocessor_config.json, or the run.json of an earlier run",
     )
     add("--out", required=True, metavar="DIR", help="folder for the results")
     add("--method", default="integrated_gradients", metavar="NAME", help="attribution method")
@@ -166,6 +181,8 @@ def _run_explain(args: argparse.Namespace) -> int:
     request = Request(
         images=args.images,
         model=args.model,
+        model_options=_options("--model-set", args.model_set),
+        preprocessing=args.preprocessing,
         out=args.out,
         method=args.method,
         target=args.target,
@@ -175,7 +192,7 @@ def _run_explain(args: argparse.Namespace) -> int:
         device=args.device,
         batch_size=args.batch_size,
         memory_format=args.memory_format,
-        options=_options(args.set),
+        options=_options("--set", args.set),
         file_format=args.format,
         # A bar in a log file is thousands of lines.
         progress=sys.stderr.isatty() and not args.no_progress,
@@ -199,14 +216,14 @@ def _run_demo(args: argparse.Namespace) -> int:
     return demo_main(["--out", args.out, *quiet])
 
 
-def _options(assignments: Sequence[str]) -> dict[str, Any]:
+def _options(flag: str, assignments: Sequence[str]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals or not name.isidentifier():
-            raise ValueError(f"--set: must be NAME=VALUE, got {assignment!r}")
+            raise ValueError(f"{flag}: must be NAME=VALUE, got {assignment!r}")
         if name in options:
-            raise ValueError(f"--set: {name} is given twice")
+            raise ValueError(f"{flag}: {name} is given twice")
         try:
             options[name] = json.loads(text)
         except json.JSONDecodeError:

@@ -25,7 +25,10 @@ from pyxai_fast.explanation import Explanation
 from pyxai_fast.front_door import explain
 from pyxai_fast.images import gaussian_blur, read_images
 from pyxai_fast.methods import METHODS
+from pyxai_fast.models.black_box import BlackBox
+from pyxai_fast.models.from_url import shown_spec
 from pyxai_fast.models.preprocessing import Preprocessing
+from pyxai_fast.models.preprocessing_file import read_preprocessing
 from pyxai_fast.models.spec import LoadedModel, load_model
 
 # The blur baseline: 10 pixels at 224, as in the literature on perturbations.
@@ -46,6 +49,8 @@ class Request:
     images: Sequence[str]
     model: str
     out: str
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: str | None = None
     method: str = "integrated_gradients"
     target: int | None = None
     steps: int | None = None
@@ -81,6 +86,7 @@ def explain_files(request: Request) -> int:
     Raises:
         UsageError: An option that cannot be used, or results that would be overwritten.
         ModelSpecError: The model cannot be loaded.
+        QueryError: A model that only answers could not; results so far are kept.
         MissingDependency: Pillow, matplotlib or safetensors is not installed.
     """
     _check_packages(request.file_format)
@@ -91,7 +97,12 @@ def explain_files(request: Request) -> int:
     names = output_names(request.images, out)
     _check_free(out, names, request)
 
-    model = load_model(request.model, device)
+    preprocessing = None
+    if request.preprocessing is not None:
+        preprocessing = read_preprocessing(request.preprocessing)
+    model = load_model(
+        request.model, device, options=request.model_options, preprocessing=preprocessing
+    )
     started = time.perf_counter()
     results: list[_Result] = []
     failures: list[tuple[str, str]] = []
@@ -131,6 +142,8 @@ def explain_files(request: Request) -> int:
             out.mkdir(parents=True, exist_ok=True)
             record = _record(request, model, device, results, failures, costs, started)
             (out / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        if isinstance(model.module, BlackBox):
+            model.module.close()
     _print_summary(results, failures, out)
     return 1 if failures else 0
 
@@ -316,7 +329,11 @@ def _record(
         for key in ("gradients", "queries", "seconds")
     }
     return {
-        "settings": {**asdict(request), "images": list(request.images)},
+        "settings": {
+            **asdict(request),
+            "model": shown_spec(request.model),
+            "images": list(request.images),
+        },
         "preprocessing": model.preprocessing.as_dict(),
         "versions": {
             "python": platform.python_version(),
@@ -334,11 +351,19 @@ def _record(
         "cost": {
             **totals,
             "wall_seconds": round(time.perf_counter() - started, 3),
+            **_asked(model),
             "batches": [dict(cost) for cost in costs],
         },
         "results": [asdict(result) for result in results],
         "failures": [{"file": file, "reason": reason} for file, reason in failures],
     }
+
+
+def _asked(model: LoadedModel) -> dict[str, Any]:
+    """What a model that only answers was asked: rows sent, repetitions among them."""
+    if not isinstance(model.module, BlackBox):
+        return {}
+    return {"sent": model.module.queries, "budget": model.module.budget}
 
 
 def _print_summary(

@@ -32,14 +32,14 @@ from pyxai_fast.models.spec import (
 
 
 @pytest.mark.parametrize(
-    "text", ["resnet50", "onnx:a.onnx", "http://host/model", "", "hf:", "demo:x"]
+    "text", ["resnet50", "ftp://host/model", "a.onnx", "", "hf:", "onnx:", "demo:x"]
 )
 def test_unknown_specs_list_what_is_supported_in_one_line(text: str) -> None:
     with pytest.raises(UnknownModelSpec) as caught:
         load_model(text)
     assert "\n" not in str(caught.value)
-    if not text.startswith(("hf", "demo")):
-        for kind in ("hf:", "torchvision:", "timm:", "python:", "demo"):
+    if not text.startswith(("hf", "onnx", "demo")):
+        for kind in ("hf:", "torchvision:", "timm:", "python:", "onnx:", "http://", "demo"):
             assert kind in str(caught.value)
 
 
@@ -427,7 +427,11 @@ def test_python_leaves_the_import_path_as_it_was(factories: Path) -> None:
         ("python:no_such_file.py:f", ModelNotFound, "there is no file"),
         ("python:my_factories:nothing", ModelNotFound, "there is no 'nothing'"),
         ("python:my_factories:instance", ModelSpecError, "must be a function"),
-        ("python:my_factories:wrong", ModelSpecError, "must return an nn.Module.*got str"),
+        (
+            "python:my_factories:wrong",
+            ModelSpecError,
+            "must return an nn.Module, a BlackBox.*got str",
+        ),
         (
             "python:my_factories:broken",
             ModelSpecError,

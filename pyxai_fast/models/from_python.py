@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from pyxai_fast.models.black_box import BlackBox
 from pyxai_fast.models.errors import MissingDependency, ModelNotFound, ModelSpecError
 from pyxai_fast.models.loaded import LoadedModel
 from pyxai_fast.models.preprocessing import Preprocessing
@@ -24,8 +25,8 @@ def load_python(name: str) -> LoadedModel:
     Args:
         name: ``package.module:factory`` or ``path/to/file.py:factory``. The current directory, and
             the directory of the file, can be imported from. The factory takes no arguments and
-            returns an ``nn.Module`` (which takes pixels in [0, 1]), or (``nn.Module``,
-            ``Preprocessing``), or a ``LoadedModel``.
+            returns an ``nn.Module`` or a ``BlackBox`` (which take pixels in [0, 1]), or one with
+            its ``Preprocessing``, or a ``LoadedModel``.
     """
     spec = f"python:{name}"
     where, _, factory_name = name.rpartition(":")
@@ -112,22 +113,24 @@ def _failed(what: str, error: Exception) -> ModelSpecError:
 def _as_loaded(made: Any, spec: str) -> LoadedModel:
     if isinstance(made, LoadedModel):
         return made
-    if isinstance(made, nn.Module):
+    if isinstance(made, (nn.Module, BlackBox)):
         return LoadedModel(made, Preprocessing(channels=_channels(made)), None, spec)
     if (
         isinstance(made, tuple)
         and len(made) == 2
-        and isinstance(made[0], nn.Module)
+        and isinstance(made[0], (nn.Module, BlackBox))
         and isinstance(made[1], Preprocessing)
     ):
         return LoadedModel(made[0], made[1], None, spec)
     raise ModelSpecError(
-        f"{spec}: the factory must return an nn.Module, (nn.Module, Preprocessing) or LoadedModel, "
-        f"got {type(made).__name__}"
+        f"{spec}: the factory must return an nn.Module, a BlackBox, either with its Preprocessing, "
+        f"or a LoadedModel, got {type(made).__name__}"
     )
 
 
-def _channels(module: nn.Module) -> int:
+def _channels(module: nn.Module | BlackBox) -> int:
     """1 if the first convolution takes one channel, else 3."""
+    if isinstance(module, BlackBox):
+        return 3
     first = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
     return 1 if first is not None and first.in_channels == 1 else 3

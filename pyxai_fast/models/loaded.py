@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from pyxai_fast.models.black_box import BlackBox
 from pyxai_fast.models.preprocessing import Preprocessing
 
 
@@ -14,13 +15,16 @@ class LoadedModel:
     """A classifier ready to be explained.
 
     Attributes:
-        module: In eval mode; takes [B, C, H, W] normalised inputs, returns logits [B, n_classes].
+        module: In eval mode, or a model that only answers; takes [B, C, H, W] normalised inputs,
+            returns logits [B, n_classes].
         preprocessing: From pixels in [0, 1] to what ``module`` takes.
         class_names: One name per output, or None if the model does not come with names.
-        spec: The text it was loaded from.
+        spec: The text it was loaded from, without what may be secret in an address.
+        note: What had to be assumed about it, in one line; None where nothing had.
     """
 
-    module: nn.Module
+    module: nn.Module | BlackBox
     preprocessing: Preprocessing
     class_names: list[str] | None
     spec: str
+    note: str | None = None
