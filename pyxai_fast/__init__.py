@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .gradients import GRADIENTS, Autograd, Gradient, LikelihoodRatio
     from .installation import info
     from .methods import METHODS, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
+    from .methods.unfinished import Unfinished
     from .models.black_box import BlackBox
     from .models.preprocessing import Preprocessing
     from .models.query_error import QueryError
@@ -48,6 +49,7 @@ __all__ = [
     "SmoothGrad",
     "StraightLine",
     "Targets",
+    "Unfinished",
     "__version__",
     "explain",
     "info",
@@ -69,6 +71,7 @@ _DEFINED_IN = {
     "IntegratedGradients": "methods",
     "Saliency": "methods",
     "SmoothGrad": "methods",
+    "Unfinished": "methods.unfinished",
     "BlackBox": "models.black_box",
     "Preprocessing": "models.preprocessing",
     "Targets": "models.target",

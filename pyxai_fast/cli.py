@@ -113,6 +113,34 @@ def _add_explain(commands: Any) -> None:
     add("--out", required=True, metavar="DIR", help="folder for the results")
     add("--method", default="integrated_gradients", metavar="NAME", help="attribution method")
     add(
+        "--gradient",
+        default="autograd",
+        metavar="NAME",
+        help="how slopes are found: autograd, or likelihood_ratio, which only asks the model",
+    )
+    add(
+        "--samples",
+        type=_positive_int,
+        metavar="N",
+        help="noisy copies for each point: of the gradient if it takes them, else of the method",
+    )
+    add(
+        "--sigma",
+        type=float,
+        metavar="S",
+        help="the noise's standard deviation, pixels being from 0 to 1: of the gradient, else of "
+        "the method",
+    )
+    add("--seed", type=int, metavar="N", help="of all random numbers (default: 0)")
+    add(
+        "--gradient-set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="any other option of the gradient, repeatable: distribution, blocks, mode...; values "
+        "as for --set",
+        default=[],
+    )
+    add(
         "--target",
         type=_class_index,
         metavar="N",
@@ -185,6 +213,11 @@ def _run_explain(args: argparse.Namespace) -> int:
         preprocessing=args.preprocessing,
         out=args.out,
         method=args.method,
+        gradient=args.gradient,
+        gradient_options=_options("--gradient-set", args.gradient_set),
+        samples=args.samples,
+        sigma=args.sigma,
+        seed=args.seed,
         target=args.target,
         steps=args.steps,
         baseline=args.baseline,

@@ -23,12 +23,15 @@ import pyxai_fast
 from pyxai_fast import ops, plots
 from pyxai_fast.explanation import Explanation
 from pyxai_fast.front_door import explain
+from pyxai_fast.gradients import GRADIENTS, Gradient
 from pyxai_fast.images import gaussian_blur, read_images
 from pyxai_fast.methods import METHODS
+from pyxai_fast.methods.unfinished import Unfinished
 from pyxai_fast.models.black_box import BlackBox
 from pyxai_fast.models.from_url import shown_spec
 from pyxai_fast.models.preprocessing import Preprocessing
 from pyxai_fast.models.preprocessing_file import read_preprocessing
+from pyxai_fast.models.query_error import QueryError
 from pyxai_fast.models.spec import LoadedModel, load_model
 
 # The blur baseline: 10 pixels at 224, as in the literature on perturbations.
@@ -52,6 +55,11 @@ class Request:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: str | None = None
     method: str = "integrated_gradients"
+    gradient: str = "autograd"
+    gradient_options: Mapping[str, Any] = field(default_factory=dict)
+    samples: int | None = None
+    sigma: float | None = None
+    seed: int | None = None
     target: int | None = None
     steps: int | None = None
     baseline: str | None = None
@@ -74,6 +82,7 @@ class _Result:
     class_name: str | None
     probability: float | None
     delta: float | None
+    error: float | None
     picture: str
     attributions: str
 
@@ -90,7 +99,7 @@ def explain_files(request: Request) -> int:
         MissingDependency: Pillow, matplotlib or safetensors is not installed.
     """
     _check_packages(request.file_format)
-    options = _method_options(request)
+    gradient, options = _gradient_and_options(request)
     baseline = _baseline(request)
     device = _device(request.device)
     out = Path(request.out)
@@ -107,6 +116,7 @@ def explain_files(request: Request) -> int:
     results: list[_Result] = []
     failures: list[tuple[str, str]] = []
     costs: list[dict[str, Any]] = []
+    stopped: QueryError | None = None
     try:
         for first in range(0, len(request.images), request.batch_size):
             batch = request.images[first : first + request.batch_size]
@@ -118,24 +128,42 @@ def explain_files(request: Request) -> int:
             if not kept:
                 continue
             pixels = pixels.to(device)
-            explanation = explain(
-                model.module,
-                pixels,
-                method=request.method,
-                target=request.target,
-                baselines=baseline(pixels, model.preprocessing),
-                preprocessing=model.preprocessing,
-                output=request.output,
-                class_names=model.class_names,
-                progress=request.progress,
-                **options,
-            )
-            costs.append(explanation.cost.as_dict())
-            out.mkdir(parents=True, exist_ok=True)
-            for row, index in enumerate(kept):
+            explanation: Explanation | None = None
+            try:
+                explanation = explain(
+                    model.module,
+                    pixels,
+                    method=request.method,
+                    gradient=gradient,
+                    target=request.target,
+                    baselines=baseline(pixels, model.preprocessing),
+                    preprocessing=model.preprocessing,
+                    output=request.output,
+                    class_names=model.class_names,
+                    progress=request.progress,
+                    **options,
+                )
+                done = kept
+            except QueryError as error:
+                # What was finished before is kept; the rest would fail in the same way.
+                stopped, done = error, []
+                if isinstance(error, Unfinished) and error.explanation is not None:
+                    explanation = error.explanation
+                    done = [kept[i] for i in error.finished.tolist()]
+            if explanation is not None:
+                costs.append(explanation.cost.as_dict())
+                out.mkdir(parents=True, exist_ok=True)
+            for row, index in enumerate(done):
+                assert explanation is not None
                 results.append(
                     _write(explanation, row, batch[index], out, batch_names[index], request)
                 )
+            if stopped is not None:
+                left = [batch[index] for index in kept if index not in done]
+                left += request.images[first + request.batch_size :]
+                failures += [(image, f"not finished: {stopped.reason}") for image in left]
+                print(f"pyxai-fast: error: {stopped}", file=sys.stderr)
+                break
     finally:
         # An interrupted run still says what it did.
         if results or failures:
@@ -181,6 +209,46 @@ def _check_packages(file_format: str) -> None:
         raise UsageError(
             f"explain: needs {', '.join(missing)}; run: pip install pyxai-fast[{extras}]"
         )
+
+
+def _gradient_and_options(request: Request) -> tuple[Gradient, dict[str, Any]]:
+    """The gradient, and the options of the method."""
+    if request.gradient not in GRADIENTS:
+        raise UsageError(
+            f"--gradient: must be one of {', '.join(GRADIENTS)}, got {request.gradient!r}"
+        )
+    kind = GRADIENTS[request.gradient]
+    options = _method_options(request)
+    of_gradient = dict(request.gradient_options)
+    known = set(inspect.signature(kind).parameters)
+    if unknown := sorted(set(of_gradient) - known):
+        raise UsageError(
+            f"--gradient-set: options of {request.gradient} must be among "
+            f"{', '.join(sorted(known)) or 'none'}, got {', '.join(unknown)}"
+        )
+    for flag, name in (("samples", "n_samples"), ("sigma", "sigma"), ("seed", "seed")):
+        value = getattr(request, flag)
+        if value is None:
+            continue
+        takers = [
+            taken
+            for taken, takes in (
+                (of_gradient, name in known),
+                (options, _takes(METHODS[request.method], name)),
+            )
+            if takes
+        ]
+        if not takers:
+            raise UsageError(
+                f"--{flag}: neither the method {request.method} nor the gradient "
+                f"{request.gradient} takes it"
+            )
+        # One seed for everything; samples and their size belong to the gradient first.
+        for taker in takers if name == "seed" else takers[:1]:
+            if name in taker:
+                raise UsageError(f"--{flag} and {name}=... say the same thing; give one of them")
+            taker[name] = value
+    return kind(**of_gradient), options
 
 
 def _method_options(request: Request) -> dict[str, Any]:
@@ -285,12 +353,18 @@ def _write(
     target = None if explanation.target is None else int(explanation.target[row])
     class_name, probability = plots.class_and_probability(explanation, row)
     delta = None if explanation.delta is None else float(explanation.delta[row])
+    errors = explanation.standard_error
+    assert errors is None or isinstance(errors, Tensor)
+    tensors = {"attributions": attributions}
+    if errors is not None:
+        tensors["standard_error"] = errors[row].detach().to("cpu", torch.float32).contiguous()
     result = _Result(
         file=image,
         target=target,
         class_name=class_name,
         probability=probability,
         delta=delta if delta is not None and math.isfinite(delta) else None,
+        error=_relative_error(tensors),
         picture=f"{name}.png",
         attributions=f"{name}.{request.file_format}",
     )
@@ -303,13 +377,25 @@ def _write(
     )
     plots.save_figure(figure, out / result.picture)
     if request.file_format == "npz":
-        np.savez(out / result.attributions, attributions=attributions.numpy())
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+        np.savez(out / result.attributions, **arrays)
     else:
         from safetensors.torch import save_file
 
         text = {"method": request.method, "target": str(target), "file": image}
-        save_file({"attributions": attributions}, out / result.attributions, metadata=text)
+        save_file(tensors, out / result.attributions, metadata=text)
     return result
+
+
+def _relative_error(tensors: Mapping[str, Tensor]) -> float | None:
+    """Root mean square of the standard errors, relative to that of the attributions."""
+    if "standard_error" not in tensors:
+        return None
+    errors = tensors["standard_error"].double()
+    known = errors.isfinite()
+    size = tensors["attributions"].double()[known].square().mean().sqrt()
+    relative = float(errors[known].square().mean().sqrt() / size)
+    return relative if math.isfinite(relative) else None
 
 
 # ---------------------------------------------------------------- afterwards
@@ -369,7 +455,7 @@ def _asked(model: LoadedModel) -> dict[str, Any]:
 def _print_summary(
     results: Sequence[_Result], failures: Sequence[tuple[str, str]], out: Path
 ) -> None:
-    rows = [("image", "class", "p", "completeness gap", "files")]
+    rows = [("image", "class", "p", "completeness gap", "standard error", "files")]
     for result in results:
         rows.append(
             (
@@ -377,6 +463,7 @@ def _print_summary(
                 _shorten(result.class_name or "-", 32),
                 "-" if result.probability is None else f"{100 * result.probability:.1f}%",
                 "-" if result.delta is None else f"{result.delta:+.2e}",
+                "-" if result.error is None else f"{100 * result.error:.0f}%",
                 f"{result.picture}, {result.attributions}",
             )
         )
@@ -384,7 +471,7 @@ def _print_summary(
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows:
             cells = [
-                f"{cell:>{width}}" if column in (2, 3) else f"{cell:<{width}}"
+                f"{cell:>{width}}" if column in (2, 3, 4) else f"{cell:<{width}}"
                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))
             ]
             print("  ".join(cells).rstrip())

@@ -16,6 +16,7 @@ from .methods import METHODS
 from .methods.arguments import baseline_tensors, input_tensors
 from .methods.attribution import AttributionMethod
 from .methods.loop import LoopOptions
+from .methods.unfinished import Unfinished
 from .models.preprocessing import Preprocessing
 from .models.score import ForwardFunc
 from .models.target import Targets, check_target, normalise_target
@@ -70,6 +71,8 @@ def explain(
 
     Raises:
         TypeError, ValueError: naming the argument, what it must be and what it is.
+        QueryError: a BlackBox could not answer; as an Unfinished it has an `explanation` of the
+            inputs that were finished before.
 
     Example:
         >>> import torch, pyxai_fast
@@ -107,15 +110,47 @@ def explain(
     cost = Cost()
     outputs = explainer.outputs(inputs, additional_forward_args, cost)
     target, chosen = _resolve_target(target, outputs)
-    attributions = explainer.attribute(
-        inputs,
-        target=target,
-        additional_forward_args=additional_forward_args,
-        show_progress=progress,
-        return_standard_error=standard_error,
-        cost=cost,
-        **at_call,
-    )
+    settings = {
+        "method": method,
+        "gradient": repr(gradient),
+        "output": output,
+        **{k: _jsonable(v) for k, v in (*at_construction.items(), *at_call.items())},
+    }
+
+    def explanation(
+        attributions: Any, errors: Any, delta: Tensor | None, examples: Any = slice(None)
+    ) -> Explanation:
+        kept = tuple(x[examples] for x in (inputs if isinstance(inputs, tuple) else (inputs,)))
+        return Explanation(
+            attributions=attributions,
+            standard_error=errors,
+            inputs=kept if isinstance(inputs, tuple) else kept[0],
+            target=None if chosen is None else chosen.to(kept[0].device)[examples],
+            outputs=outputs.to(kept[0].device)[examples],
+            delta=delta,
+            cost=cost,
+            method=method,
+            settings=settings,
+            class_names=class_names,
+            n_targets=len(target) if isinstance(target, Targets) else None,
+        )
+
+    try:
+        attributions = explainer.attribute(
+            inputs,
+            target=target,
+            additional_forward_args=additional_forward_args,
+            show_progress=progress,
+            return_standard_error=standard_error,
+            cost=cost,
+            **at_call,
+        )
+    except Unfinished as stopped:
+        if len(stopped.finished):
+            stopped.explanation = explanation(
+                stopped.attributions, stopped.standard_errors, None, stopped.finished
+            )
+        raise
     errors = None
     if standard_error:
         attributions, errors = attributions
@@ -131,25 +166,7 @@ def explain(
             internal_batch_size=at_call.get("internal_batch_size"),
             cost=cost,
         )
-    device = (inputs[0] if isinstance(inputs, tuple) else inputs).device
-    return Explanation(
-        attributions=attributions,
-        standard_error=errors,
-        inputs=inputs,
-        target=None if chosen is None else chosen.to(device),
-        outputs=outputs.to(device),
-        delta=delta,
-        cost=cost,
-        method=method,
-        settings={
-            "method": method,
-            "gradient": repr(gradient),
-            "output": output,
-            **{k: _jsonable(v) for k, v in (*at_construction.items(), *at_call.items())},
-        },
-        class_names=class_names,
-        n_targets=len(target) if isinstance(target, Targets) else None,
-    )
+    return explanation(attributions, errors, delta)
 
 
 def _method_class(method: str) -> type[AttributionMethod]:

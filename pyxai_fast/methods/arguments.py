@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -97,3 +98,10 @@ def as_given(results: tuple[Tensor, ...], inputs: Any) -> Any:
     if not isinstance(inputs, tuple):
         return results[0].to(inputs.device)
     return tuple(result.to(tensor.device) for result, tensor in zip(results, inputs, strict=True))
+
+
+def each(function: Callable[[Tensor, Tensor], Tensor], results: Any, inputs: Any) -> Any:
+    """function(result, input) for a tensor, or for each of a tuple."""
+    if isinstance(results, tuple):
+        return tuple(function(r, x) for r, x in zip(results, inputs, strict=True))
+    return function(results, inputs)

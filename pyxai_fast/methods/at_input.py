@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -44,7 +43,7 @@ class Saliency(AttributionMethod):
 
         The other arguments are those of IntegratedGradients.attribute.
         """
-        grads, errors = self._attribute(
+        maps, errors = self._attribute(
             inputs,
             None,
             target,
@@ -58,8 +57,8 @@ class Saliency(AttributionMethod):
                 return_standard_error,
             ),
             Cost() if cost is None else cost,
+            lambda grad, x: like(grad.abs() if abs else grad, x),
         )
-        maps = each(lambda grad, x: like(grad.abs() if abs else grad, x), grads, inputs)
         return (maps, errors) if return_standard_error else maps
 
 
@@ -91,7 +90,7 @@ class InputXGradient(AttributionMethod):
 
         The arguments are those of IntegratedGradients.attribute.
         """
-        products, errors = self._attribute(
+        maps, errors = self._attribute(
             inputs,
             None,
             target,
@@ -105,16 +104,9 @@ class InputXGradient(AttributionMethod):
                 return_standard_error,
             ),
             Cost() if cost is None else cost,
+            like,
         )
-        maps = each(like, products, inputs)
         return (maps, errors) if return_standard_error else maps
-
-
-def each(function: Callable[[Tensor, Tensor], Tensor], results: Any, inputs: Any) -> Any:
-    """function(result, input) for a tensor, or for each of a tuple."""
-    if isinstance(results, tuple):
-        return tuple(function(r, x) for r, x in zip(results, inputs, strict=True))
-    return function(results, inputs)
 
 
 def like(result: Tensor, inputs: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import ArgumentError
-from ..gradients import Autograd, Gradient
+from ..gradients import Autograd, Gradient, Slopes
+from ..models.black_box import BlackBox
 from ..models.outputs import OUTPUT_KINDS
 from ..models.preprocessing import Affine, Preprocessing
 from ..models.score import ForwardFunc, Score, owner_of
@@ -26,10 +28,12 @@ from ..runtime.memory_format import check_memory_format
 from .arguments import (
     as_given,
     baseline_tensors,
+    each,
     input_tensors,
     to_device,
 )
-from .loop import LoopOptions, contract
+from .loop import Interrupted, LoopOptions, contract
+from .unfinished import Unfinished
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,11 @@ class AttributionMethod:
         check_memory_format(memory_format)
         self.forward_func = forward_func
         self.gradient: Gradient = Autograd() if gradient is None else gradient
+        if self.gradient.needs_autograd and isinstance(forward_func, BlackBox):
+            raise ArgumentError(
+                f"{name}: gradient must be one that only asks, such as LikelihoodRatio(), for a "
+                f"model that only answers, got {self.gradient!r}"
+            )
         self.memory_format = memory_format
         self.output = output
         self.select_output = select_output
@@ -164,8 +173,12 @@ class AttributionMethod:
         recipe: Recipe,
         options: LoopOptions,
         cost: Cost,
+        last: Callable[[Tensor, Tensor], Tensor] = lambda attributions, inputs: attributions,
     ) -> Attributed:
-        """Attributions and standard errors in the form of the inputs."""
+        """Attributions and standard errors in the form of the inputs.
+
+        `last(attributions, inputs)` is what is done with those of each tensor of inputs at the end.
+        """
         with _timed(cost):
             tensors = input_tensors(inputs, self.forward_func)
             starts = baseline_tensors(baselines, tensors)
@@ -184,29 +197,59 @@ class AttributionMethod:
                 )
             )
             _check_budget(score, self.gradient, tensors[0].shape[0] * traces[0].steps)
-            totals = contract(score, self.gradient, tensors, traces, options, type(self).__name__)
-
-            def finished(trace: Trace, total: Tensor, x: Tensor) -> Tensor:
-                if score.several:
-                    of_targets = (
-                        trace.attributions(total[:, j], recipe.multiply_by_inputs)
-                        for j in range(score.n_targets)
-                    )
-                    return torch.stack(tuple(of_targets), 1).to(compute_dtype(x.dtype))
-                return trace.attributions(total, recipe.multiply_by_inputs).to(
-                    compute_dtype(x.dtype), memory_format=memory_format_of(x)
+            finish = functools.partial(
+                self._finish, inputs, tensors, traces, score, recipe, options.create_graph, last
+            )
+            try:
+                return finish(
+                    contract(score, self.gradient, tensors, traces, options, type(self).__name__)
                 )
+            except Interrupted as stopped:
+                done = finish(stopped.totals)
+                raise Unfinished(
+                    stopped.error,
+                    stopped.finished,
+                    _of_examples(done.attributions, stopped.finished),
+                    _of_examples(done.standard_errors, stopped.finished),
+                ) from stopped.error
 
-            with torch.set_grad_enabled(options.create_graph):
-                attributions = tuple(map(finished, traces, totals.values, tensors))
-                if totals.variances is None:
-                    return Attributed(as_given(attributions, inputs), None)
-                # What is multiplied by zero is known, however little its slope is.
-                errors = tuple(
-                    finished(trace, variance.sqrt(), x).abs().nan_to_num(nan=0.0, posinf=torch.inf)
-                    for trace, variance, x in zip(traces, totals.variances, tensors, strict=True)
+    def _finish(
+        self,
+        inputs: Any,
+        tensors: tuple[Tensor, ...],
+        traces: tuple[Trace, ...],
+        score: Score,
+        recipe: Recipe,
+        create_graph: bool,
+        last: Callable[[Tensor, Tensor], Tensor],
+        totals: Slopes,
+    ) -> Attributed:
+        """From sums of slopes to attributions and standard errors, in the form of the inputs."""
+
+        def finished(trace: Trace, total: Tensor, x: Tensor) -> Tensor:
+            if score.several:
+                of_targets = (
+                    trace.attributions(total[:, j], recipe.multiply_by_inputs)
+                    for j in range(score.n_targets)
                 )
-            return Attributed(as_given(attributions, inputs), as_given(errors, inputs))
+                return torch.stack(tuple(of_targets), 1).to(compute_dtype(x.dtype))
+            return trace.attributions(total, recipe.multiply_by_inputs).to(
+                compute_dtype(x.dtype), memory_format=memory_format_of(x)
+            )
+
+        with torch.set_grad_enabled(create_graph):
+            attributions = as_given(tuple(map(finished, traces, totals.values, tensors)), inputs)
+            # In the type of what the caller gave, which may be integers.
+            attributions = each(last, attributions, inputs)
+        if totals.variances is None:
+            return Attributed(attributions, None)
+        with torch.no_grad():
+            # What is multiplied by zero is known, however little its slope is.
+            errors = tuple(
+                finished(trace, variance.sqrt(), x).abs().nan_to_num(nan=0.0, posinf=torch.inf)
+                for trace, variance, x in zip(traces, totals.variances, tensors, strict=True)
+            )
+        return Attributed(attributions, as_given(errors, inputs))
 
     def _forward(
         self, score: Score, inputs: tuple[Tensor, ...], max_rows: int | None = None
@@ -314,12 +357,24 @@ class AttributionMethod:
         return tuple(t.to(x.dtype) for t, x in zip(tensors, like, strict=True))
 
 
+def _of_examples(maps: Any, examples: Tensor) -> Any:
+    if maps is None or len(examples) == 0:
+        return None
+    if isinstance(maps, tuple):
+        return tuple(m[examples.to(m.device)] for m in maps)
+    return maps[examples.to(maps.device)]
+
+
 def _check_budget(score: Score, gradient: Gradient, points: int) -> None:
-    """Refuses what a model with a budget could not answer in full, before it is asked."""
+    """Refuses what a model with a budget could not answer in full, before it is asked.
+
+    Where answers may come from a cache, or asking may stop early, nobody knows what is needed.
+    """
     remaining = getattr(score.forward, "remaining", None)
-    if remaining is not None and not gradient.needs_autograd:
+    early = getattr(gradient, "tolerance", None) or getattr(score.forward, "cache", None)
+    if remaining is not None and not early:
         needed = points * gradient.evaluations
-        if needed > remaining and getattr(gradient, "tolerance", None) is None:
+        if needed > remaining:
             raise ArgumentError(
                 f"model: budget must cover the {needed} queries of this call ({points} points, "
                 f"{gradient.evaluations} each), got {remaining} left; ask fewer samples, steps or "

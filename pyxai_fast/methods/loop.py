@@ -11,11 +11,16 @@ from torch import Tensor
 from .. import ops
 from ..errors import ArgumentError
 from ..gradients import Gradient, Slopes
+from ..models.query_error import QueryError
 from ..models.score import Score, module_of, owner_of
 from ..paths import Trace
-from ..runtime.chunks import Chunk, ChunkPlanner, run_chunks
+from ..runtime.chunks import Chunk, ChunkPlanner, length, run_chunks
 from ..runtime.memory_format import FORMATS, choose_memory_format
 from ..runtime.progress import progress_bar
+
+# Queries of the points that an estimate is made for at once, about: a batch is full long before,
+# and points that are finished are kept when the model fails.
+ASKED_TOGETHER = 8192
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,20 @@ class LoopOptions:
             )
 
 
+class Interrupted(Exception):
+    """A black box failed; the sums of the examples that were finished are right.
+
+    Attributes:
+        error: what it said.
+        finished: [F], these examples.
+        totals: as `contract` returns them, of all examples.
+    """
+
+    def __init__(self, error: QueryError, finished: Tensor, totals: Slopes) -> None:
+        super().__init__(str(error))
+        self.error, self.finished, self.totals = error, finished, totals
+
+
 def contract(
     score: Score,
     gradient: Gradient,
@@ -59,13 +78,16 @@ def contract(
     """Sums of the gradients along the traces, [B, ...] (or [B, n, ...]) for each tensor of inputs.
 
     float64; differentiable with create_graph.
+
+    Raises:
+        Interrupted: where the model raised a QueryError.
     """
     cost = score.cost
     score.max_rows = options.max_rows
     work = Chunk(slice(0, inputs[0].shape[0]), slice(0, traces[0].steps))
     cost.backend = ops.backend_of(inputs[0].device)
     cost.memory_format = _memory_format(score, gradient, inputs, work, options)
-    planner = ChunkPlanner(owner_of(score.forward), inputs, options.max_rows)
+    planner = ChunkPlanner(owner_of(score.forward), inputs, _most_points(gradient, options))
     run = _Run(score, gradient, inputs, traces, FORMATS[cost.memory_format], options)
     # A graph that is kept is not bounded by chunks, and says nothing about those that are.
     measure = gradient.needs_autograd and not options.create_graph
@@ -73,9 +95,20 @@ def contract(
     score.answered = bar.update
     try:
         run_chunks(work, planner, run, cost, measure)
+    except QueryError as error:
+        finished = (run.steps_done == work.steps.stop).nonzero()[:, 0]
+        raise Interrupted(error, finished, run.totals()) from error
     finally:
         bar.close()
-    return Slopes(tuple(run.sums), tuple(run.variances) if options.variances else None)
+    return run.totals()
+
+
+def _most_points(gradient: Gradient, options: LoopOptions) -> int | None:
+    """Points that the gradient is asked for at once, at most."""
+    if gradient.needs_autograd:
+        return options.max_rows
+    most = max(1, ASKED_TOGETHER // gradient.evaluations)
+    return most if options.max_rows is None else min(most, options.max_rows)
 
 
 def _memory_format(
@@ -131,6 +164,10 @@ class _Run:
         self.buffers: list[Tensor | None] = [None] * len(inputs)
         self.sums = self._zeros()
         self.variances = self._zeros() if options.variances else []
+        self.steps_done = torch.zeros(inputs[0].shape[0], dtype=torch.long)
+
+    def totals(self) -> Slopes:
+        return Slopes(tuple(self.sums), tuple(self.variances) if self.want_variances else None)
 
     def _zeros(self) -> list[Tensor]:
         n = (self.score.n_targets,) if self.score.several else ()
@@ -159,6 +196,7 @@ class _Run:
             raise
         with torch.set_grad_enabled(self.create_graph):
             self._add(chunk, slopes)
+        self.steps_done[chunk.examples] += length(chunk.steps)
 
     def _points(self, i: int, chunk: Chunk) -> Tensor:
         x, trace = self.inputs[i], self.traces[i]

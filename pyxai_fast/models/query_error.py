@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 
-class QueryError(RuntimeError):
+class QueryError(Exception):
     """A black box could not answer, or gave an answer that cannot be used.
+
+    No RuntimeError, of which some are tried again: a query that failed may have been paid for.
 
     Attributes:
         where: which black box.
