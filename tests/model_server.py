@@ -25,10 +25,11 @@ class ModelServer:
 
     Attributes:
         rows: rows received, whatever became of them.
+        answered: rows that were answered well.
         received: the shape of the first input of every request, in order of arrival.
         headers: of every request.
         faults: of the next requests, first come first served; "" is none.
-        always: a fault of every request.
+        always: a fault of every request after those.
         seconds: how long an answer takes.
         most_at_once: requests in progress at the same time.
     """
@@ -47,6 +48,7 @@ class ModelServer:
         self.model, self.names, self.datatypes, self.shape = model, names, datatypes, shape
         self.binary, self.described, self.wrap = binary, described, wrap
         self.rows = 0
+        self.answered = 0
         self.received: list[tuple[int, ...]] = []
         self.inputs: list[np.ndarray[Any, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -97,6 +99,10 @@ class ModelServer:
             fault = self.faults.popleft() if self.faults else self.always
             seconds = self.seconds(len(self.received)) if callable(self.seconds) else self.seconds
             return fault, seconds
+
+    def count_answers(self, rows: int) -> None:
+        with self._lock:
+            self.answered += rows
 
     def end(self) -> None:
         with self._lock:
@@ -202,6 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_scores(self, answer: Any, fault: str, asked: dict[str, Any]) -> None:
         server = self.server_model
+        server.count_answers(0 if fault else len(answer))
         if not asked:
             rows = answer.tolist()
             if fault == "null":

@@ -21,7 +21,8 @@ import torch
 from model_server import ModelServer
 from nets import conv_net, mlp
 
-from pyxai_fast import BlackBox, QueryError
+from pyxai_fast import BlackBox, LikelihoodRatio, QueryError, explain
+from pyxai_fast.models.endpoint import Endpoint
 from pyxai_fast.models.endpoint.address import parse_address
 from pyxai_fast.models.endpoint.open_inference_v2 import _from_bytes, _to_bytes
 from pyxai_fast.models.endpoint.retry import Retry, seconds_until
@@ -80,6 +81,16 @@ def test_answers_are_those_of_the_model_in_the_order_of_the_rows(
         assert box.queries == server.rows == 10
         binary = "Inference-Header-Content-Length" in server.headers[0]
         assert binary == (protocol == "v2-binary")
+
+
+def test_an_endpoint_of_one_s_own_is_a_source_like_any(
+    server: ModelServer, net: Any, x: Any
+) -> None:
+    with BlackBox(Endpoint(server.v1, budget=10, **QUICK)) as box:
+        torch.testing.assert_close(box(x).float(), net(x).detach(), rtol=1e-6, atol=1e-6)
+        assert (box.budget, box.remaining) == (10, 0)
+        with pytest.raises(ValueError, match="budget must be given to the Endpoint itself"):
+            BlackBox(box._source, budget=3)
 
 
 def test_bytes_are_sent_where_the_server_says_that_it_takes_them(net: Any, x: Any) -> None:
@@ -522,6 +533,41 @@ def test_a_table_model_is_explained_like_its_own_module() -> None:
     x = torch.rand(6, 4)
     with ModelServer(net, shape=(-1, 4)) as server, connect(server, "v2-auto") as box:
         torch.testing.assert_close(box(x), net(x).detach(), rtol=1e-6, atol=1e-6)
+
+
+# ---------------------------------------------------------------- explanations
+
+
+def test_a_server_is_explained_by_its_answers(server: ModelServer, net: Any, x: Any) -> None:
+    gradient = LikelihoodRatio(n_samples=64, sigma=0.2, seed=0)
+    with connect(server, "v2-auto", budget=200) as box:
+        ours = explain(box, x[:2], method="saliency", gradient=gradient, target=1)
+        assert ours.cost.queries == box.queries == server.rows <= 200
+    own = explain(net, x[:2], method="saliency", gradient=gradient, target=1)
+    torch.testing.assert_close(ours.attributions, own.attributions, rtol=1e-4, atol=1e-5)
+
+
+def test_an_explanation_goes_on_where_a_failure_left_it(
+    server: ModelServer, net: Any, x: Any, tmp_path: Any
+) -> None:
+    gradient = LikelihoodRatio(n_samples=64, sigma=0.2, seed=0)
+
+    def run() -> Any:
+        with connect(server, rows_per_request=8, cache=tmp_path / "answers.sqlite") as box:
+            return explain(box, x[:2], method="saliency", gradient=gradient, target=1)
+
+    server.faults.extend([""] * 9)
+    server.always = "500"
+    with pytest.raises(QueryError, match="HTTP 500") as caught:
+        run()
+    assert caught.value.spent == server.rows > server.answered > 60
+    server.always = ""
+    ours = run()
+    assert server.answered == ours.cost.queries  # every row once
+    own = explain(net, x[:2], method="saliency", gradient=gradient, target=1)
+    torch.testing.assert_close(
+        ours.attributions, own.attributions, rtol=1e-4, atol=1e-5, check_dtype=False
+    )
 
 
 # ---------------------------------------------------------------- secrets

@@ -90,6 +90,7 @@ class BlackBox:
                     f"BlackBox: max_rows and budget must be given to the {type(fn).__name__} itself"
                 )
             self._source = fn
+            takes = "numpy"  # as all sources but functions do
         elif callable(fn):
             self._source = FunctionSource(fn, max_rows, QueryBudget(budget))
         else:
