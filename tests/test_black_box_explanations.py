@@ -175,8 +175,10 @@ def test_every_fault_of_a_server_names_itself_and_what_was_spent(
         with pytest.raises(Unfinished) as caught:
             Saliency(box, gradient=LikelihoodRatio(8192)).attribute(x, target=0)
         assert caught.value.finished.tolist() == [0]
-        assert caught.value.spent == box.queries == server.rows
-        assert f"{server.rows} queries are spent" in str(caught.value)
+        # A request that was on its way when an answer turned out wrong may not have arrived.
+        assert server.rows <= caught.value.spent <= server.rows + 1024
+        assert caught.value.spent == box.queries
+        assert f"{box.queries} queries are spent" in str(caught.value)
 
 
 def test_a_slow_server_is_an_error_and_not_a_wait(server: ModelServer) -> None:
