@@ -9,6 +9,8 @@ from typing import Any
 
 from contest import FAMILIES, ops_of
 from machine import RESULTS
+from report_likelihood_ratio import likelihood_ratio_section
+from tables import chunk, mb, median, ms, ratio, size, table, table_of_used, times
 from targets import (
     LARGE_BYTES,
     NOT_SLOWER,
@@ -44,7 +46,8 @@ idle machine, and on a machine with a GPU:
 - `bench_ops.py` times the ops, a file for each family: against the best plain PyTorch for the same
   job (several candidates, of which the fastest counts), torch.compile, and what peers do.
   `bench_integrated_gradients.py` times Integrated Gradients end to end against captum, and measures
-  peak memory.
+  peak memory; `bench_likelihood_ratio.py` does the same for gradients estimated from answers,
+  against a careful PyTorch version.
 - Nothing is timed that is not checked first: on a CPU, native kernels equal the reference bit for
   bit; rivals agree with it closely, or, where they draw numbers of their own, in distribution.
 - Contenders of a setting take turns, and figures are medians. Ops: `3.10x` is a speed-up, our time
@@ -85,6 +88,8 @@ def machine_section(result: dict[str, Any]) -> Iterator[str]:
         )
     if "integrated_gradients" in result:
         yield from ig_section(result["integrated_gradients"])
+    if "likelihood_ratio" in result:
+        yield from likelihood_ratio_section(result["likelihood_ratio"])
     if result.get("ops"):
         yield from ops_section(result["ops"])
 
@@ -414,42 +419,7 @@ def gpu_row(row: Row) -> list[str]:
     ]
 
 
-# --- formatting ----------------------------------------------------------------------------------
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = list(head)
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def median(case: dict[str, Any], name: str) -> float:
-    value: float = case["seconds"][name]["median"]
-    return value
-
-
-def chunk(name: str) -> str:
-    return "default" if name == "captum, default" else name.rpartition("=")[2] + " rows"
-
-
-def size(shape: list[int]) -> str:
-    return "x".join(map(str, shape))
-
-
-def ms(seconds: float, digits: int = 1) -> str:
-    return f"{1e3 * seconds:.{digits}f} ms"
-
-
-def mb(count: int) -> str:
-    return f"{count / 1e6:.0f} MB"
-
-
-def ratio(value: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f}"
-
-
-def times(value: float) -> str:
-    return f"{value:.2f}x"
+# --- groups of rows -------------------------------------------------------------------------------
 
 
 def grouped(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...] | str, list[Row]]:
@@ -462,12 +432,6 @@ def grouped(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...] | str, list
 
 def by_op(rows: Iterable[Row]) -> dict[Any, list[Row]]:
     return grouped(rows, "op")
-
-
-def table_of_used(head: list[str], rows: list[list[str]]) -> str:
-    """A table without the columns that nothing is in."""
-    used = [i for i in range(len(head)) if any(row[i].strip(" /") for row in rows)]
-    return table([head[i] for i in used], ([row[i] for i in used] for row in rows))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Runs every benchmark on this machine, stores the figures and writes benchmarks/README.md.
 
-    python benchmarks/run.py [--ops [family ...]] [--integrated-gradients] [--quick]
+    python benchmarks/run.py [--ops [family ...]] [--integrated-gradients] [--likelihood-ratio]
+                             [--quick]
 
-With one of the options only that part is measured; the others keep their stored figures.
+With some of the options only that part is measured; the others keep their stored figures.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ def main() -> None:
         "--ops", nargs="*", choices=FAMILIES, metavar="family", help="only the ops, or some of them"
     )
     parser.add_argument("--integrated-gradients", action="store_true", help="only end to end")
+    parser.add_argument("--likelihood-ratio", action="store_true", help="only estimated gradients")
     parser.add_argument("--quick", action="store_true", help="do they run? Stores nothing")
     options = parser.parse_args()
-    everything = options.ops is None and not options.integrated_gradients
+    parts = ("integrated_gradients", "likelihood_ratio")
+    everything = options.ops is None and not any(getattr(options, part) for part in parts)
     families = list(FAMILIES) if everything or options.ops == [] else options.ops or []
     path = RESULTS / f"cpu-{short_name(str(machine()['cpu']))}.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
@@ -40,12 +43,13 @@ def main() -> None:
     quick = ["--quick"] if options.quick else []
     failures: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        if everything or options.integrated_gradients:
-            info = machine()
-            raw = measure("bench_integrated_gradients.py", *quick, "--json", folder=folder)
-            del raw["machine_info"]
-            result["integrated_gradients"] = raw
-            runs["integrated gradients"] = {name: info[name] for name in OF_A_PART}
+        for part in parts:
+            if everything or getattr(options, part):
+                info = machine()
+                raw = measure(f"bench_{part}.py", *quick, "--json", folder=folder)
+                del raw["machine_info"]
+                result[part] = raw
+                runs[part.replace("_", " ")] = {name: info[name] for name in OF_A_PART}
         for family in families:
             info = machine()
             raw = measure("bench_ops.py", family, *quick, "--json", folder=folder)
