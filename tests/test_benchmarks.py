@@ -266,3 +266,44 @@ def test_the_script_says_what_it_needs() -> None:
     )
     assert done.returncode == 1
     assert "is a CPU build" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+# --- estimated gradients -------------------------------------------------------------------------
+
+
+def test_every_version_of_a_likelihood_ratio_estimates_the_gradient() -> None:
+    lr_contenders = pytest.importorskip("lr_contenders", reason="the benchmarks are not here")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4)).eval()
+    image, copies = torch.rand(1, 3, 8, 8), 2000
+    exact = model[1].weight[2].detach()
+    for name in lr_contenders.contenders():
+        estimate = lr_contenders.made(name, model, image, 2, copies)()
+        assert estimate.shape == image.shape
+        cosine = torch.nn.functional.cosine_similarity(estimate.flatten(), exact, 0)
+        assert 0.88 < float(cosine) < 0.95, name  # theory: 0.915
+        size = float(estimate.norm() / exact.norm())
+        assert 1.02 < size < 1.17, name  # theory: 1.09
+
+
+def test_figures_of_estimated_gradients_are_a_section() -> None:
+    section = pytest.importorskip("report_likelihood_ratio", reason="the benchmarks are not here")
+    medians = {"ours": 2.0, "model alone": 1.5, "PyTorch, 16 at a time": 5.0, "loop": 8.0}
+    case = {
+        "case": "net",
+        "shape": [1, 3, 4, 4],
+        "rival": "PyTorch, 16 at a time",
+        "speed_up": 2.5,
+        "share_outside_model": 0.25,
+        "seconds": {name: {"median": value} for name, value in medians.items()},
+    }
+    settings = {"n_samples": 40, "sigma": 0.1, "dtype": "float32", "threads": 2, "rounds": 3}
+    peaks = [{"contender": "ours", "n_samples": 96_000, "peak_bytes": 5_000_000}]
+    text = "\n".join(
+        section.likelihood_ratio_section(
+            {"settings": settings, "cases": [case], "peak_bytes": peaks}
+        )
+    )
+    assert "| net | 1x3x4x4 | 2.00 s | 5.00 s (16 at a time) | 2.50x | 1.50 s | 25% |" in text
+    assert "| net | 8.00 s (4.00 of ours) |" in text
+    assert "| ours | 96,000 | 5.0 MB |" in text
