@@ -93,6 +93,8 @@ def options_of(case: NoiseCase, device: torch.device) -> list[dict]:
             {"blocks": blocks, "shared": True},
             {"blocks": blocks, "n_blocks": 5, "keep": 0.5, "antithetic": True},
             {"blocks": blocks, "active": active[:, 0]},
+            # Within some pairs the block changes, within others it does not.
+            {"blocks": blocks, "active": active // 3, "antithetic": True},
             {"blocks": blocks.expand(batch, *blocks.shape[1:]), "active": active, "shared": True},
         ]
     return options

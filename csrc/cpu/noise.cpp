@@ -76,6 +76,15 @@ class NoiseTile {
     return draw;
   }
 
+  // Whether a sample has the noise of the one before it, but for the sign.
+  bool repeats(int64_t sample) const {
+    if (!args_.antithetic || ((args_.first_sample + sample) & 1) == 0) return false;
+    if (args_.active == nullptr) return true;
+    const int32_t* active = args_.active + tile_.row * args_.active_strides.column;
+    const int64_t stride = args_.active_strides.row;
+    return active[sample * stride] == active[(sample - 1) * stride];
+  }
+
  private:
   // The logical feature at a place in memory.
   int64_t feature_at(int64_t place) const {
@@ -246,7 +255,10 @@ void perturb_units(const Perturb& args, int64_t begin, int64_t end) {
     const int64_t from = unit % units.groups * units.samples;
     const int64_t to = from + units.samples < args.samples ? from + units.samples : args.samples;
     for (int64_t sample = from; sample < to; ++sample) {
-      const Draw draw = noise.draw(sample, drawn);
+      // The second of a pair is written with what was drawn for the first.
+      const bool again = sample > from && noise.repeats(sample);
+      const Draw draw =
+          again ? draw_of(args.noise, sample, args.features) : noise.draw(sample, drawn);
       Point* out = static_cast<Point*>(args.points) + sample * args.batch * args.features + first;
       Point* const target = streamed ? narrowed : out;
       Compute* points;
