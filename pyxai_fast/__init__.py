@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from . import ops
     from .explanation import Explanation
     from .front_door import explain
-    from .gradients import GRADIENTS, Autograd, Gradient, LikelihoodRatio
+    from .gradients import GRADIENTS, Autograd, FreeMCG, Gradient, LikelihoodRatio
     from .installation import info
     from .methods import METHODS, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
     from .methods.unfinished import Unfinished
@@ -37,6 +37,7 @@ __all__ = [
     "BlackBox",
     "Cost",
     "Explanation",
+    "FreeMCG",
     "GaussianNeighbourhood",
     "Gradient",
     "InputXGradient",
@@ -63,6 +64,7 @@ _DEFINED_IN = {
     "explain": "front_door",
     "GRADIENTS": "gradients",
     "Autograd": "gradients",
+    "FreeMCG": "gradients",
     "Gradient": "gradients",
     "LikelihoodRatio": "gradients",
     "info": "installation",
@@ -81,7 +83,17 @@ _DEFINED_IN = {
     "StraightLine": "paths",
     "Cost": "runtime.cost",
 }
-_MODULES = ("arrays", "gradients", "methods", "models", "ops", "paths", "reference", "runtime")
+_MODULES = (
+    "arrays",
+    "gradients",
+    "methods",
+    "models",
+    "ops",
+    "paths",
+    "priors",
+    "reference",
+    "runtime",
+)
 
 if not TYPE_CHECKING:  # type checkers see the imports above, and only those
 

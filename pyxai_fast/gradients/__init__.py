@@ -1,10 +1,11 @@
 """How the slope of the score is found: one class a way."""
 
 from .autograd import Autograd
+from .freemcg import FreeMCG
 from .gradient import Gradient, Slopes
 from .likelihood_ratio import LikelihoodRatio
 
-__all__ = ["GRADIENTS", "Autograd", "Gradient", "LikelihoodRatio", "Slopes"]
+__all__ = ["GRADIENTS", "Autograd", "FreeMCG", "Gradient", "LikelihoodRatio", "Slopes"]
 
 GRADIENTS: dict[str, type[Autograd] | type[LikelihoodRatio]] = {
     "autograd": Autograd,

@@ -1,0 +1,241 @@
+"""Black box, on the data manifold: the slope from the answers at likely inputs nearby."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..errors import ArgumentError
+from ..models.score import RowScore
+from ..priors import Prior
+from .gradient import Slopes
+
+TARGETS = ("logprob", "logit", "logit_diff")
+# Far from the streams in which paths and the likelihood ratio draw.
+FIRST_STREAM = 2**15
+# Particles whose root mean variance is a smaller share of their distance from zero have collapsed:
+# float32 cannot tell them apart.
+COLLAPSED = 1e-6
+# A class of such probability leaves nothing of the gradient of its logarithm.
+SATURATED = 1 - 1e-6
+
+
+class FreeMCG:
+    """The gradient, seen from the data manifold, without derivatives of the model or the prior.
+
+    ``g = C_xf (e_c - p) ~ C_xx grad log p_c``
+
+    Particles around the input are made by noising it and asking a diffusion prior what it was
+    (Tweedie's formula, one step), so that they lie where inputs lie. The covariance of particles
+    and logits, times the derivative of the log-probability with respect to the logits, is the
+    gradient multiplied by the particles' covariance: it is kept along the manifold and vanishes
+    across it. "Derivative-Free Diffusion Manifold-Constrained Gradient for Unified XAI" (2024),
+    equation 1 and theorem 2.
+
+    Each level's g is divided by the mean variance of its particles, which makes it a slope: levels
+    then agree on its size, and isotropic particles give the likelihood ratio's estimate.
+
+    Args:
+        prior: see pyxai_fast.priors.
+        n_particles: K, for each point and level. The map has a rank of K - 1 at most.
+        levels: of the prior's schedule, from 0; the maps are averaged. Small ones stay close to the
+            input, large ones see more of the manifold.
+        target: of outputs [R, n] asked as logits: "logprob", equation 1; "logit", e_c in place of
+            (e_c - p), for classes so sure that nothing is left of (e_c - p); "logit_diff", the
+            class against the likeliest other. Other outputs, `output="prob"` for one, are
+            explained as they are.
+        seed: of the noise.
+
+    Raises:
+        ArgumentError: naming the argument, what it must be and what it is.
+    """
+
+    needs_autograd = False
+
+    def __init__(
+        self,
+        prior: Prior,
+        n_particles: int = 100,
+        levels: Sequence[int] = (100, 200, 300),
+        target: str = "logprob",
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(n_particles, int) or n_particles < 2:
+            raise ArgumentError(
+                f"FreeMCG: n_particles must be an integer >= 2, got {n_particles!r}"
+            )
+        if n_particles < 8:
+            warnings.warn(
+                f"FreeMCG: {n_particles} particles span {n_particles - 1} directions at most: the "
+                "map is one of these, whatever the model",
+                stacklevel=2,
+            )
+        count = len(prior.shares)
+        if not levels or not all(isinstance(t, int) and 0 <= t < count for t in levels):
+            raise ArgumentError(
+                f"FreeMCG: levels must be integers from 0 to {count - 1}, at least one, got "
+                f"{levels!r}"
+            )
+        if target not in TARGETS:
+            raise ArgumentError(
+                f"FreeMCG: target must be one of {', '.join(TARGETS)}, got {target!r}"
+            )
+        self.prior, self.n_particles, self.levels = prior, n_particles, tuple(levels)
+        self.target, self.seed = target, seed
+
+    def __repr__(self) -> str:
+        return (
+            f"FreeMCG({type(self.prior).__name__}, n_particles={self.n_particles}, "
+            f"levels={self.levels}, target={self.target!r}, seed={self.seed})"
+        )
+
+    @property
+    def evaluations(self) -> int:
+        return self.n_particles * len(self.levels) + 1
+
+    def __call__(
+        self,
+        rows: RowScore,
+        points: tuple[Tensor, ...],
+        *,
+        create_graph: bool = False,
+        variances: bool = False,
+    ) -> Slopes:
+        if create_graph:
+            raise ArgumentError(
+                "FreeMCG: create_graph must be False, got True: what is estimated from answers "
+                "alone has no graph"
+            )
+        if len(points) != 1:
+            raise ArgumentError(
+                f"FreeMCG: inputs must be one tensor, which the prior knows, got {len(points)}"
+            )
+        x = points[0].detach()
+        with torch.no_grad():
+            directions = self._directions(rows, x)
+            parts = [self._level(rows, x, i, directions) for i in range(len(self.levels))]
+            slopes = torch.stack([slope for slope, _ in parts]).mean(0)
+            variance = torch.stack([v for _, v in parts]).sum(0) / len(parts) ** 2
+        if not rows.score.several:
+            slopes, variance = slopes[:, 0], variance[:, 0]
+        return Slopes((slopes,), (variance,) if variances else None)
+
+    def particles(self, rows: RowScore, x: Tensor, level: int, n_particles: int) -> Tensor:
+        """Likely inputs around each point, [n_particles * R, ...] in the caller's units.
+
+        The particles of a row depend on its number, the level and the seed alone.
+        """
+        share = float(self.prior.shares[level])
+        clean = self.prior.encode(x)
+        ones = torch.ones(clean.shape[1] if clean.dim() > 1 else 1, dtype=torch.float64)
+        ones = ones.to(clean.device)
+        noisy = ops.perturb(
+            clean,
+            n_particles,
+            ((1 - share) / share) ** 0.5,
+            ops.random_key(self.seed, FIRST_STREAM + level, device=clean.device),
+            examples=rows.numbers,
+            scale=None if clean.dim() < 2 else ones * share**0.5,
+            shift=None if clean.dim() < 2 else ones * 0,
+        )
+        noise = self._predicted(rows, noisy, level)
+        found = (noisy - (1 - share) ** 0.5 * noise) / share**0.5
+        if self.prior.bounds is not None:
+            found = found.clamp(*self.prior.bounds)
+        return self.prior.decode(found)
+
+    def _predicted(self, rows: RowScore, noisy: Tensor, level: int) -> Tensor:
+        most = rows.score.max_rows or len(noisy)
+        noise = torch.cat([self.prior.predict_noise(part, level) for part in noisy.split(most)])
+        if noise.shape != noisy.shape:
+            raise ArgumentError(
+                f"FreeMCG: the prior must predict noise of the shape of its input, "
+                f"{list(noisy.shape)}, got {list(noise.shape)}"
+            )
+        if not bool(noise.isfinite().all()):
+            raise ArgumentError(
+                f"FreeMCG: the prior must predict finite noise, got nan or inf at level {level}"
+            )
+        return noise
+
+    def _asked(self, rows: RowScore, inputs: Tensor) -> Tensor:
+        """The model's outputs at inputs in the caller's units, max_rows at a time at most."""
+        affine = rows.score.affines[0] if rows.score.affines else None
+        if affine is not None:
+            end = torch.ones(1, dtype=torch.float64, device=inputs.device)
+            inputs = ops.path_points(inputs, 0.0, end, scale=affine.scale, shift=affine.shift)
+        most = rows.score.max_rows or len(inputs)
+        parts = [slice(begin, begin + most) for begin in range(0, len(inputs), most)]
+        return torch.cat([rows.take(part).outputs((inputs[part],)).double() for part in parts])
+
+    def _directions(self, rows: RowScore, x: Tensor) -> Tensor | None:
+        """What outputs are multiplied by, [R, outputs, n]; None where scores are taken as they are.
+
+        (e_c - p) for "logprob", e_c - e_other for "logit_diff".
+        """
+        outputs = self._asked(rows, x)
+        rows.score.select(outputs, rows.targets)  # checks the targets
+        if outputs.dim() != 2 or outputs.shape[1] < 2 or rows.score.output != "logit":
+            return None
+        if self.target == "logit":
+            return None
+        columns = torch.arange(outputs.shape[1], device=outputs.device).expand(outputs.shape)
+        chosen = rows.score.select(columns, rows.targets).reshape(len(outputs), -1)
+        one_hot = torch.nn.functional.one_hot(chosen, outputs.shape[1]).double()  # [R, n, outputs]
+        if self.target == "logprob":
+            p = outputs.softmax(1)
+            if float(p.gather(1, chosen).max()) > SATURATED:
+                warnings.warn(
+                    "FreeMCG: a class has probability 1 to six digits, so that hardly anything is "
+                    "left of the gradient of its logarithm; target='logit' explains its logit",
+                    stacklevel=2,
+                )
+            away = p[:, None].expand_as(one_hot)
+        else:
+            others = outputs[:, None].masked_fill(one_hot.bool(), -torch.inf)
+            away = torch.nn.functional.one_hot(others.argmax(2), outputs.shape[1]).double()
+        return (one_hot - away).transpose(1, 2)
+
+    def _level(
+        self, rows: RowScore, x: Tensor, position: int, directions: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Slopes from the particles of one level and their variances, [R, n, ...], float64."""
+        level, count = self.levels[position], self.n_particles
+        particles = self.particles(rows, x, level, count)
+        answers = self._asked_particles(rows, particles, directions)  # [R, K, n]
+        by_row = particles.unflatten(0, (count, len(x))).transpose(0, 1).contiguous()
+        weights = (answers - answers.mean(1, keepdim=True)) / count
+        contraction, variance = ops.ensemble_contract(by_row, weights, x)
+        spread = variance.double().flatten(1).mean(1)
+        size = by_row.double().square().flatten(1).mean(1)
+        if bool((spread <= COLLAPSED**2 * size).any()):
+            warnings.warn(
+                f"FreeMCG: the particles of level {level} coincide, so that there is nothing to "
+                "learn from them; try a higher level",
+                stacklevel=2,
+            )
+        spread = spread.reshape(-1, 1, *[1] * (x.dim() - 1))
+        slopes = torch.where(spread > 0, contraction.double() / spread, 0.0)
+        # The variance of the mean of K products of centred answers and centred particles.
+        centred = (by_row.double() - by_row.double().mean(1, keepdim=True)).flatten(2)
+        squares = torch.einsum("rkn,rkd->rnd", (weights * count) ** 2, centred**2) / count
+        squares = squares.reshape(contraction.shape)
+        of_mean = (squares - contraction.double() ** 2).clamp(min=0) / (count - 1)
+        return slopes, torch.where(spread > 0, of_mean / spread**2, torch.inf)
+
+    def _asked_particles(
+        self, rows: RowScore, particles: Tensor, directions: Tensor | None
+    ) -> Tensor:
+        """What the particles say of each target, [R, K, n]."""
+        count = self.n_particles
+        copies = rows.take(slice(None), count)
+        outputs = self._asked(copies, particles)
+        if directions is None:
+            scores: Tensor = rows.score.select(outputs, copies.targets)
+            return scores.reshape(count, len(rows), -1).transpose(0, 1)
+        by_row: Tensor = outputs.unflatten(0, (count, len(rows))).transpose(0, 1)
+        return by_row @ directions
