@@ -388,14 +388,18 @@ def _write(
 
 
 def _relative_error(tensors: Mapping[str, Tensor]) -> float | None:
-    """Root mean square of the standard errors, relative to that of the attributions."""
+    """Root mean square of the standard errors, relative to that of the attributions themselves.
+
+    None where the map shows nothing but its noise.
+    """
     if "standard_error" not in tensors:
         return None
     errors = tensors["standard_error"].double()
     known = errors.isfinite()
-    size = tensors["attributions"].double()[known].square().mean().sqrt()
-    relative = float(errors[known].square().mean().sqrt() / size)
-    return relative if math.isfinite(relative) else None
+    noise = float(errors[known].square().mean())
+    # What is seen is both: the squares of the attributions and of their errors.
+    size = float(tensors["attributions"].double()[known].square().mean()) - noise
+    return math.sqrt(noise / size) if size > 0 else None
 
 
 # ---------------------------------------------------------------- afterwards

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from .methods.attribution import AttributionMethod
 from .methods.loop import LoopOptions
 from .methods.unfinished import Unfinished
 from .models.preprocessing import Preprocessing
+from .models.query_error import QueryError
 from .models.score import ForwardFunc
 from .models.target import Targets, check_target, normalise_target
 from .runtime.cost import Cost
@@ -107,6 +109,8 @@ def explain(
         normalise_target(one, tensors[0].shape[0])
     LoopOptions(max_rows=at_call.get("internal_batch_size"))
     explainer.check_call(**at_call)
+    batch, gaps = tensors[0].shape[0], explainer.has_convergence_delta()
+    explainer.check_budget(batch * explainer.steps_of(**at_call), batch + (batch if gaps else 0))
     cost = Cost()
     outputs = explainer.outputs(inputs, additional_forward_args, cost)
     target, chosen = _resolve_target(target, outputs)
@@ -156,16 +160,20 @@ def explain(
         attributions, errors = attributions
     delta = None
     if explainer.has_convergence_delta() and explainer.multiplies_by_inputs:
-        delta = explainer.compute_convergence_delta(
-            attributions,
-            baselines,
-            inputs,
-            target,
-            additional_forward_args,
-            outputs=outputs,
-            internal_batch_size=at_call.get("internal_batch_size"),
-            cost=cost,
-        )
+        try:
+            delta = explainer.compute_convergence_delta(
+                attributions,
+                baselines,
+                inputs,
+                target,
+                additional_forward_args,
+                outputs=outputs,
+                internal_batch_size=at_call.get("internal_batch_size"),
+                cost=cost,
+            )
+        except QueryError as error:
+            # The explanation itself is there, and may have cost a lot.
+            warnings.warn(f"the completeness gap is not known: {error}", stacklevel=2)
     return explanation(attributions, errors, delta)
 
 

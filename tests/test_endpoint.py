@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -575,7 +576,7 @@ def test_an_explanation_goes_on_where_a_failure_left_it(
 
 def test_headers_are_sent_and_never_shown(server: ModelServer, x: Any) -> None:
     secret = "swordfish-123"
-    server.message = f"bad token {secret}"
+    server.message = f"bad token {secret} for /predict?key=opensesame of user:hunter2"
     url = server.v1.replace("http://", "http://user:hunter2@") + "?key=opensesame"
     headers = {"X-Api-Key": f"Bearer {secret}"}
     with BlackBox.from_url(url, headers=headers, retries=0, **QUICK) as box:
@@ -592,6 +593,28 @@ def test_headers_are_sent_and_never_shown(server: ModelServer, x: Any) -> None:
         texts.append(str(caught.value))
     for text in texts:
         assert not any(word in text for word in (secret, "hunter2", "opensesame"))
+
+
+def test_headers_that_cannot_be_sent_are_refused_by_name(server: ModelServer) -> None:
+    with pytest.raises(TypeError, match="headers must be ASCII, the one named 'X-Key' is not") as e:
+        BlackBox.from_url(server.v1, headers={"X-Key": "sw\u00f6rdfish"})
+    assert "rdfish" not in str(e.value)
+
+
+def test_answers_of_different_outputs_and_versions_are_not_mixed(
+    server: ModelServer, x: Any, tmp_path: Path
+) -> None:
+    cache = str(tmp_path / "answers.sqlite")
+    with pytest.raises(ValueError, match="cache"):
+        BlackBox.from_url(server.v1, cache=cache, select_output=lambda prediction: prediction)
+    with BlackBox.from_url(server.v1, cache=cache, **QUICK) as box:
+        box(x)
+    with BlackBox.from_url(server.v1 + "?version=2", cache=cache, **QUICK) as box:
+        box(x)
+    assert server.rows == 2 * len(x)
+    with BlackBox.from_url(server.v1, cache=cache, **QUICK) as box:
+        box(x)
+    assert server.rows == 2 * len(x)
 
 
 def test_secrets_come_from_the_environment_or_a_file(

@@ -19,6 +19,7 @@ from pyxai_fast import (
     IntegratedGradients,
     LikelihoodRatio,
     Preprocessing,
+    QueryError,
     Saliency,
     SmoothGrad,
     Targets,
@@ -107,17 +108,18 @@ def test_orthogonal_directions_give_a_linear_score_exactly(antithetic: bool) -> 
     torch.testing.assert_close(slopes, model.weight[1].detach().expand(3, -1))
 
 
-def test_the_cosine_to_the_gradient_is_that_of_theory() -> None:
-    features, copies = 400, 200
+@pytest.mark.parametrize("antithetic", [True, False])
+def test_the_cosine_to_the_gradient_is_that_of_theory(antithetic: bool) -> None:
+    features, units = 400, 200
     weight = torch.randn(features, generator=torch.Generator().manual_seed(0)).double()
     slopes, _ = estimates(
-        LikelihoodRatio(copies, 0.1, antithetic=False),
+        LikelihoodRatio(units * (2 if antithetic else 1), 0.1, antithetic=antithetic),
         lambda x: x @ weight,
         torch.zeros(1, features, dtype=torch.float64),
         rows=300,
     )
     cosine = torch.nn.functional.cosine_similarity(slopes, weight[None]).mean()
-    assert float(cosine) == pytest.approx(1 / math.sqrt(1 + (features + 1) / copies), rel=0.02)
+    assert float(cosine) == pytest.approx(1 / math.sqrt(1 + (features + 1) / units), rel=0.02)
 
 
 # --- other scores --------------------------------------------------------------------------------
@@ -229,6 +231,13 @@ def test_the_products_with_zero_inputs_are_known_exactly() -> None:
     assert torch.count_nonzero(maps) == torch.count_nonzero(errors) == 0
 
 
+def test_an_error_that_is_not_a_number_is_not_hidden() -> None:
+    _, errors = Saliency(lambda x: x.sum(1) * torch.nan, gradient=LikelihoodRatio(4)).attribute(
+        torch.rand(1, 3), return_standard_error=True
+    )
+    assert errors.isnan().all()
+
+
 def test_the_exact_gradient_has_no_standard_error_to_give() -> None:
     with pytest.raises(ValueError, match="standard error must be asked of a gradient that is an"):
         Saliency(Linear(6)).attribute(torch.rand(1, 6), target=0, return_standard_error=True)
@@ -269,6 +278,31 @@ def test_chunks_do_not_change_a_bit(case: str) -> None:
         assert_same_bits(maps, expected[0])
         assert_same_bits(errors, expected[1])
         assert queries == expected[2]
+
+
+BLOCKS_OF_EXAMPLES = torch.tensor([[0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 3, 3]])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"allocation": "neyman"},
+        {"mode": "shared", "distribution": "orthogonal"},
+        {"mode": "random", "keep": 0.5, "antithetic": False},
+    ],
+)
+def test_blocks_of_their_own_for_each_example_do_not_change_with_the_chunks(options: dict) -> None:
+    model, x = Polynomial(6), torch.rand(3, 6)
+    gradient = LikelihoodRatio(96, 0.1, blocks=BLOCKS_OF_EXAMPLES, **options)
+    method = Saliency(model, gradient=gradient)
+    expected = method.attribute(x, target=1, abs=False, return_standard_error=True)
+    for rows in (1, 2, 50):
+        result = method.attribute(
+            x, target=1, abs=False, return_standard_error=True, internal_batch_size=rows
+        )
+        assert_same_bits(result[0], expected[0])
+        assert_same_bits(result[1], expected[1])
 
 
 def test_an_example_does_not_depend_on_those_after_it() -> None:
@@ -556,6 +590,25 @@ def test_inputs_that_are_known_well_enough_are_asked_no_more() -> None:
     assert float(relative.max()) < 0.35
 
 
+@pytest.mark.parametrize(
+    ("mode", "blocks"),
+    [("random", [0, 1, 2, 3] + [-1] * 60), ("shared", [0, 0, 500, 500] + [-1] * 60)],
+)
+@pytest.mark.filterwarnings("ignore:LikelihoodRatio. features outside")
+def test_what_is_never_perturbed_does_not_keep_an_input_waiting(
+    mode: str, blocks: list[int]
+) -> None:
+    weight = torch.ones(64).double()
+    cost = Cost()
+    gradient = LikelihoodRatio(
+        8192, 0.1, blocks=torch.tensor([blocks]), mode=mode, keep=0.5, tolerance=0.3
+    )
+    Saliency(lambda x: x @ weight, gradient=gradient).attribute(
+        torch.zeros(1, 64).double(), cost=cost
+    )
+    assert cost.queries <= 512
+
+
 def test_several_targets_share_the_queries_and_are_each_as_if_alone() -> None:
     model, x = Polynomial(6), torch.rand(2, 6)
     targets = Targets(0, [2, 1])
@@ -638,6 +691,17 @@ def test_explain_can_explain_several_targets_at_once() -> None:
         ({"allocation": "best"}, "allocation must be one of uniform, neyman, got 'best'"),
         ({"tolerance": 0.0}, r"tolerance must be None or a number > 0, got 0\.0"),
         ({"reflect": True}, "clip must be given for reflect=True, got None"),
+        ({"sigma": math.inf}, "sigma must be a number > 0, or a tensor of such, got inf"),
+        ({"allocation": "neyman"}, "allocation must be 'uniform' unless blocks take turns"),
+        ({"n_samples": 1, "antithetic": False}, "n_samples must be > 1 for this baseline, got 1"),
+        (
+            {"distribution": "orthogonal", "blocks": 2},
+            "distribution must be random where blocks take turns, got 'orthogonal'",
+        ),
+        (
+            {"distribution": "orthogonal", "antithetic": False},
+            "baseline must be 'clean' or 'none' for orthogonal .*, got 'leave_one_out'",
+        ),
     ],
 )
 def test_options_that_make_no_sense_are_named(options: dict, message: str) -> None:
@@ -657,6 +721,10 @@ def test_options_that_make_no_sense_are_named(options: dict, message: str) -> No
             "n_samples must give each of 3 blocks 4 turns .*, got 11",
         ),
         ({"sigma": torch.ones(1, 5)}, r"sigma must be a number or have shape \[1 or 2, ...\]"),
+        (
+            {"blocks": 2, "n_samples": 5, "antithetic": False},
+            "n_samples must give each of 3 blocks 2 turns .*, got 5",
+        ),
         ({"sigma": (0.1, 0.2)}, "sigma must be given once or for each of 1 inputs, got 2"),
     ],
 )
@@ -690,11 +758,16 @@ def test_noise_below_a_grey_level_is_warned_about() -> None:
 
 def test_a_budget_that_does_not_cover_the_call_is_said_before_any_query() -> None:
     class Limited:
-        remaining = 100
+        remaining = 122
 
         def __call__(self, x: Tensor) -> Tensor:
             raise AssertionError("asked")
 
-    method = IntegratedGradients(Limited(), gradient=LikelihoodRatio(20))
-    with pytest.raises(ValueError, match="budget must cover the 120 queries of this call"):
+    gradient = LikelihoodRatio(22)
+    method = IntegratedGradients(Limited(), gradient=gradient)
+    needed = r"132 queries are needed \(6 points, 22 each\), and the budget has 122 left"
+    with pytest.raises(QueryError, match=needed):
         method.attribute(torch.rand(2, 6), n_steps=3)
+    # With the query that names the class and those of the completeness gap.
+    with pytest.raises(QueryError, match=r"124 queries are needed \(6 points.*and 4 besides"):
+        explain(Limited(), torch.rand(2, 6), n_steps=3, gradient=LikelihoodRatio(20))

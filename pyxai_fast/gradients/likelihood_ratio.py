@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import ArgumentError
+from ..models.black_box import BlackBox
 from ..models.preprocessing import Affine
 from ..models.score import RowScore, owner_of
 from ..reference.path import memory_format_of
@@ -48,9 +50,10 @@ class LikelihoodRatio:
     score-function identity is that of evolution strategies; for explanations see "Is Forward
     Gradient an Effective Tool for Explaining Black-box Models?" (2024), equations 2 to 5.
 
-    What to expect: on a linear score with D features, the cosine to the true gradient after K
-    copies is about 1 / sqrt(1 + (D + 1) / K). A picture of 3x224x224 needs 10,000s of copies; with
-    `mode="shared"` the unknowns are blocks, and a thousand go a long way.
+    What to expect: on a linear score with D features, the cosine to the true gradient is about
+    1 / sqrt(1 + (D + 1) / m) after m copies, or m antithetic pairs (2 m copies). A picture of
+    3x224x224 needs 10,000s of copies; with `mode="shared"` the unknowns are blocks, and a thousand
+    go a long way. The standard errors say how far one is.
 
     Args:
         n_samples: K, copies that the model is asked for each point.
@@ -59,17 +62,20 @@ class LikelihoodRatio:
             Large enough to be seen by the model (8-bit pixels: well above 1/255), and small
             against what changes its answer.
         distribution: "gaussian"; "rademacher" (signs: cheaper, and of a little less variance);
-            "orthogonal" (signs, rows of a Hadamard matrix: D copies, rounded up to a power of two,
-            give a linear score's gradient exactly, but for one of them, see `ops.perturb`).
+            "orthogonal" (signs, rows of a Hadamard matrix: as many pairs as D, rounded up to a
+            power of two, or copies with baseline="clean", give a linear score's gradient exactly;
+            standard errors, and `tolerance` with them, take the directions for independent and are
+            too large).
         antithetic: copies come in pairs x + sigma e and x - sigma e. Cancels all of the score that
             is even around x, its value included: no baseline is needed then, and none is used.
+            Where the score is nearly linear, single copies learn twice as much from a query.
         baseline: b, subtracted from the answers where copies are not antithetic. "none": 0, which
             makes the variance grow as (s(x) / sigma)^2. "clean": s(x), one query more for each
             point. "mean": of all copies, biased by 1/K. "leave_one_out": of all other copies.
         blocks: None perturbs all features at once. An int makes square tiles of that many pixels
             (runs of that many features, for tables); an integer tensor [1 or B, 1 or C, ...] holds
             the block of each feature from 0, features outside are -1; a tuple for a tuple of
-            inputs.
+            inputs. Maps of several examples share their numbers: all take as many turns.
         mode: what blocks are for.
             "partition": blocks take turns, and only one is perturbed in a copy.
             "random": each copy perturbs a random share `keep` of the blocks (of the features,
@@ -88,8 +94,9 @@ class LikelihoodRatio:
             most this share of that of the slopes (in units of sigma), looked at after 128, 256,
             512... units; None never stops early. The cosine to the smoothed gradient is then about
             1 / sqrt(1 + tolerance^2).
-        seed: of the noise. The same seed gives the same estimate for any choice of chunks and batch
-            size, as far as the model's own answers do not depend on them.
+        seed: of the noise. The same seed gives the same estimate for any choice of chunks, as far
+            as the model's own answers do not depend on them. The noise of an example goes by its
+            place in the batch.
 
     When blocks help. At equal queries, "partition" and "random" are a little worse on a linear
     score than noise everywhere: n_blocks times fewer copies for each feature, n_blocks times less
@@ -133,7 +140,11 @@ class LikelihoodRatio:
             self.n_samples % self.signs == 0, "n_samples", "even with antithetic=True", n_samples
         )
         for each in sigma if isinstance(sigma, (tuple, list)) else (sigma,):
-            good = bool((each > 0).all()) if isinstance(each, Tensor) else _is_number(each, above=0)
+            good = (
+                bool(((each > 0) & each.isfinite()).all())
+                if isinstance(each, Tensor)
+                else _is_number(each, above=0) and each < math.inf
+            )
             _require(good, "sigma", "a number > 0, or a tensor of such", each)
         _require(
             mode != "shared" or blocks is not None, "blocks", "given for mode='shared'", blocks
@@ -149,6 +160,21 @@ class LikelihoodRatio:
         self.baseline, self.blocks, self.mode, self.keep = baseline, blocks, mode, keep
         self.allocation, self.clip, self.reflect = allocation, clip, reflect
         self.tolerance, self.seed = tolerance, seed
+        in_turn = blocks is not None and mode == "partition"
+        _require(
+            allocation == "uniform" or in_turn,
+            "allocation", "'uniform' unless blocks take turns (mode 'partition')", allocation,
+        )  # fmt: skip
+        if self._centred:
+            _require(self.n_samples > 1, "n_samples", "> 1 for this baseline", n_samples)
+        if distribution == "orthogonal":
+            # Of a matrix's rows a block would see every n-th only, which are not orthogonal.
+            _require(not in_turn, "distribution", "random where blocks take turns", distribution)
+            # The first column of a Hadamard matrix is constant: its answers would be the mean.
+            _require(
+                not self._centred, "baseline",
+                "'clean' or 'none' for orthogonal directions without antithetic pairs", baseline,
+            )  # fmt: skip
 
     def __repr__(self) -> str:
         return (
@@ -158,6 +184,11 @@ class LikelihoodRatio:
             f"keep={self.keep}, allocation={self.allocation!r}, clip={self.clip}, "
             f"reflect={self.reflect}, tolerance={self.tolerance}, seed={self.seed})"
         )
+
+    @property
+    def _centred(self) -> bool:
+        """Whether answers are taken relative to their own mean."""
+        return not self.antithetic and self.baseline in ("mean", "leave_one_out")
 
     @property
     def evaluations(self) -> int:
@@ -185,13 +216,14 @@ class LikelihoodRatio:
         turns = None
         if in_turn:
             adapts = self.allocation == "neyman"
-            turns = Turns(fields, self.n_samples // self.signs, least=2 * LEAST if adapts else 1)
+            least = 2 * LEAST if adapts else LEAST if self._centred else 1
+            turns = Turns(fields, self.n_samples // self.signs, least)
         sums = LikelihoodSums.zeros(
             fields,
             rows.score.n_targets,
             1 if turns is None else turns.n_blocks,
-            centred=not self.antithetic and self.baseline in ("mean", "leave_one_out"),
-            leave_one_out=not self.antithetic and self.baseline == "leave_one_out",
+            centred=self._centred,
+            leave_one_out=self._centred and self.baseline == "leave_one_out",
             variances=variances,
         )
         asked = torch.arange(len(rows), device=points[0].device)
@@ -215,7 +247,7 @@ class LikelihoodRatio:
                 sums.clear()
                 continue
             if self.tolerance is not None:
-                asked = asked[self._is_off(fields, sums).to(asked.device)[asked]]
+                asked = asked[self._is_uncertain(fields, sums).to(asked.device)[asked]]
                 if len(asked) == 0:
                     break
         results = [sums.estimate(fields, i) for i in range(len(fields))]
@@ -241,6 +273,10 @@ class LikelihoodRatio:
         planner = ChunkPlanner(
             owner_of(rows.score.forward), points, rows.score.max_rows, "forward", self.signs
         )
+        only_answers = isinstance(rows.score.forward, BlackBox)
+        if only_answers and not planner.measured:
+            # Its memory is elsewhere; and what is measured is run again where that fails.
+            planner.learn(0, 1)
 
         def run(chunk: Chunk) -> None:
             part = tuple(field.take(chunk.examples) for field in fields)
@@ -277,7 +313,8 @@ class LikelihoodRatio:
                 w = answers[:, 0] - mine.reference
             mine.add(part, w, chunk.steps.start, active)
 
-        run_chunks(Chunk(slice(0, len(rows)), slice(first, last)), planner, run, rows.score.cost)
+        work = Chunk(slice(0, len(rows)), slice(first, last))
+        run_chunks(work, planner, run, rows.score.cost, measure=not only_answers)
 
     def _reference(
         self,
@@ -321,7 +358,7 @@ class LikelihoodRatio:
             yield begin, end
             begin = end
 
-    def _is_off(self, fields: tuple[NoiseField, ...], sums: LikelihoodSums) -> Tensor:
+    def _is_uncertain(self, fields: tuple[NoiseField, ...], sums: LikelihoodSums) -> Tensor:
         """Which rows have a target whose standard error is above the tolerance, bool [R].
 
         In units of sigma, with the noise taken for independent of the answers: exact for signs,
@@ -336,8 +373,7 @@ class LikelihoodRatio:
         for i, field in enumerate(fields):
             values, _ = sums.estimate(fields, i)
             if field.shared or counts.shape[1] == 1:
-                features = torch.Size(field.contracted_shape).numel()
-                error += features * per_unit[:, 0]
+                error += field.perturbed()[:, None] * per_unit[:, 0]
             else:
                 error += field.per_feature(per_unit.transpose(1, 2)).flatten(2).sum(2)
             scaled = values * field.response()[:, None]
@@ -353,14 +389,18 @@ class LikelihoodRatio:
         blocks = _each("blocks", self.blocks, count)
         affines = rows.score.affines or (None,) * count
         maps = [
-            None if b is None else _block_map(b, x, rows, turn=self.mode == "partition")
+            None if b is None else _block_map(b, x, rows)
             for b, x in zip(blocks, points, strict=True)
         ]
         if self.blocks is not None and self.mode == "partition":
             maps = _numbered_on(maps, points)
-        sizes = [0 if m is None else max(int(m.max()) + 1, 1) for m in maps]
+        if self.mode == "shared":
+            _require(None not in blocks, "blocks", "given for every input in mode 'shared'", None)
+        # Counted over all examples, not those of a chunk, which would choose the numbers.
+        sizes = [0 if m is None else int(m.max()) + 1 for m in maps]
         if self.mode == "partition":
             sizes = [max(sizes)] * count
+        maps = [None if m is None else _of_examples(m, rows) for m in maps]
         fields = []
         for i, x in enumerate(points):
             _warn_of_grey_levels(rows, sigmas[i], affines[i])
@@ -384,8 +424,8 @@ class LikelihoodRatio:
         return tuple(fields)
 
 
-def _block_map(blocks: int | Tensor, x: Tensor, rows: RowScore, turn: bool) -> Tensor:
-    """int32 [1 or R, 1 or C, ...]."""
+def _block_map(blocks: int | Tensor, x: Tensor, rows: RowScore) -> Tensor:
+    """int32 [1 or B, 1 or C, ...]."""
     if isinstance(blocks, int):
         return tiles(x.shape[1:], blocks).to(x.device)
     fits = isinstance(blocks, Tensor) and not blocks.is_floating_point()
@@ -406,8 +446,12 @@ def _block_map(blocks: int | Tensor, x: Tensor, rows: RowScore, turn: bool) -> T
             "with an infinite standard error",
             stacklevel=2,
         )
-    blocks = blocks.to(x.device, torch.int32)
-    return blocks if blocks.shape[0] == 1 else blocks[rows.example.to(x.device)]
+    return blocks.to(x.device, torch.int32)
+
+
+def _of_examples(values: Tensor, rows: RowScore) -> Tensor:
+    """From [1 or B, ...] to [1 or R, ...]."""
+    return values if values.shape[0] == 1 else values[rows.example.to(values.device)]
 
 
 def _numbered_on(maps: list[Tensor | None], points: tuple[Tensor, ...]) -> list[Tensor | None]:
@@ -434,7 +478,7 @@ def _sigma_of_rows(sigma: Any, x: Tensor, rows: RowScore) -> Tensor:
             f"LikelihoodRatio: sigma must be a number or have shape [1 or {rows.score.batch}, "
             f"...] like its input {['B', *x.shape[1:]]}, got {list(sigma.shape)}"
         )
-    return full if full.shape[0] == 1 else full[rows.example.to(x.device)]
+    return _of_examples(full, rows)
 
 
 def _warn_of_grey_levels(rows: RowScore, sigma: Any, affine: Affine | None) -> None:

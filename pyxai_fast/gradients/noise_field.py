@@ -169,6 +169,14 @@ class NoiseField:
         block = torch.where(block < 0, self.n_blocks, block)
         return sums.scatter_add_(1, block, of_features.flatten(1).double())[:, :-1]
 
+    def perturbed(self) -> Tensor:
+        """How many features (or blocks that share their noise) can be perturbed, [R] float64."""
+        if self.blocks is None:
+            rows = len(self.points)
+            return torch.full((rows,), self.points[0].numel(), device=self.points.device).double()
+        sizes = self.per_block(torch.ones_like(self.points))
+        return (sizes > 0).sum(1).double() if self.shared else sizes.sum(1)
+
     def response(self) -> Tensor:
         """sigma times the share of a slope that is left by clipping: [R, ...], float64.
 

@@ -18,6 +18,7 @@ from ..gradients import Autograd, Gradient, Slopes
 from ..models.black_box import BlackBox
 from ..models.outputs import OUTPUT_KINDS
 from ..models.preprocessing import Affine, Preprocessing
+from ..models.query_error import BudgetExceeded
 from ..models.score import ForwardFunc, Score, owner_of
 from ..paths import Path, Trace
 from ..paths.quadrature import check_quadrature
@@ -142,6 +143,36 @@ class AttributionMethod:
     def check_call(self, **options: Any) -> None:
         """Raises for options of `attribute` that do not fit, before the model is asked."""
 
+    def steps_of(self, **options: Any) -> int:
+        """Points of each input that `attribute` takes slopes at, with these options."""
+        return 1
+
+    def check_budget(self, points: int, rows: int = 0) -> None:
+        """Refuses what a model with a budget could not answer in full, before it is asked.
+
+        Where answers may come from a cache, or asking may stop early, nobody knows what is needed.
+
+        Args:
+            points: at which slopes are taken.
+            rows: that are asked besides.
+
+        Raises:
+            BudgetExceeded: it is not enough.
+        """
+        remaining = getattr(self.forward_func, "remaining", None)
+        early = getattr(self.gradient, "tolerance", None) or getattr(
+            self.forward_func, "cache", None
+        )
+        needed = points * self.gradient.evaluations + rows
+        if remaining is not None and not early and needed > remaining:
+            raise BudgetExceeded(
+                getattr(self.forward_func, "name", "model"),
+                f"{needed} queries are needed ({points} points, {self.gradient.evaluations} each"
+                f"{f', and {rows} besides' if rows else ''}), and the budget has {remaining} left",
+                spent=getattr(self.forward_func, "queries", 0),
+                advice="raise the budget, or ask for fewer samples, steps or inputs",
+            )
+
     def _score(
         self, inputs: tuple[Tensor, ...], target: Any, additional_forward_args: Any, cost: Cost
     ) -> Score:
@@ -196,7 +227,7 @@ class AttributionMethod:
                     zip(tensors, starts, score.affines, strict=True)
                 )
             )
-            _check_budget(score, self.gradient, tensors[0].shape[0] * traces[0].steps)
+            self.check_budget(tensors[0].shape[0] * traces[0].steps)
             finish = functools.partial(
                 self._finish, inputs, tensors, traces, score, recipe, options.create_graph, last
             )
@@ -245,11 +276,11 @@ class AttributionMethod:
             return Attributed(attributions, None)
         with torch.no_grad():
             # What is multiplied by zero is known, however little its slope is.
-            errors = tuple(
-                finished(trace, variance.sqrt(), x).abs().nan_to_num(nan=0.0, posinf=torch.inf)
-                for trace, variance, x in zip(traces, totals.variances, tensors, strict=True)
-            )
-        return Attributed(attributions, as_given(errors, inputs))
+            errors = []
+            for trace, variance, x in zip(traces, totals.variances, tensors, strict=True):
+                error = finished(trace, variance.sqrt(), x).abs()
+                errors.append(error.masked_fill(error.isnan() & variance.isinf(), 0.0))
+        return Attributed(attributions, as_given(tuple(errors), inputs))
 
     def _forward(
         self, score: Score, inputs: tuple[Tensor, ...], max_rows: int | None = None
@@ -363,23 +394,6 @@ def _of_examples(maps: Any, examples: Tensor) -> Any:
     if isinstance(maps, tuple):
         return tuple(m[examples.to(m.device)] for m in maps)
     return maps[examples.to(maps.device)]
-
-
-def _check_budget(score: Score, gradient: Gradient, points: int) -> None:
-    """Refuses what a model with a budget could not answer in full, before it is asked.
-
-    Where answers may come from a cache, or asking may stop early, nobody knows what is needed.
-    """
-    remaining = getattr(score.forward, "remaining", None)
-    early = getattr(gradient, "tolerance", None) or getattr(score.forward, "cache", None)
-    if remaining is not None and not early:
-        needed = points * gradient.evaluations
-        if needed > remaining:
-            raise ArgumentError(
-                f"model: budget must cover the {needed} queries of this call ({points} points, "
-                f"{gradient.evaluations} each), got {remaining} left; ask fewer samples, steps or "
-                "inputs"
-            )
 
 
 @contextmanager

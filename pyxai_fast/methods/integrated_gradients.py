@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..gradients import Gradient
 from ..models.preprocessing import Preprocessing
+from ..models.query_error import QueryError
 from ..models.score import ForwardFunc
 from ..paths import Path, StraightLine
 from ..runtime.cost import Cost
 from ..runtime.inference import outside_inference_mode
 from .attribution import AttributionMethod, Recipe
 from .loop import LoopOptions
+from .unfinished import Unfinished
 
 
 class IntegratedGradients(AttributionMethod):
@@ -67,6 +70,9 @@ class IntegratedGradients(AttributionMethod):
 
     def check_call(self, n_steps: int = 50, method: str = "gausslegendre", **options: Any) -> None:
         Recipe(self.path, n_steps, method, self._multiply_by_inputs)
+
+    def steps_of(self, n_steps: int = 50, **options: Any) -> int:
+        return n_steps
 
     @outside_inference_mode
     def attribute(
@@ -138,14 +144,18 @@ class IntegratedGradients(AttributionMethod):
         )
         if not return_convergence_delta:
             return (attributions, errors) if return_standard_error else attributions
-        delta = self.compute_convergence_delta(
-            attributions,
-            baselines,
-            inputs,
-            target,
-            additional_forward_args,
-            internal_batch_size=internal_batch_size,
-            cost=cost,
-        )
+        try:
+            delta = self.compute_convergence_delta(
+                attributions,
+                baselines,
+                inputs,
+                target,
+                additional_forward_args,
+                internal_batch_size=internal_batch_size,
+                cost=cost,
+            )
+        except QueryError as error:
+            count = (inputs[0] if isinstance(inputs, tuple) else inputs).shape[0]
+            raise Unfinished(error, torch.arange(count), attributions, errors) from error
         results = attributions, delta
         return (*results, errors) if return_standard_error else results

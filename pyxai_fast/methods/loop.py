@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import ops
 from ..errors import ArgumentError
 from ..gradients import Gradient, Slopes
+from ..models.black_box import BlackBox
 from ..models.query_error import QueryError
 from ..models.score import Score, module_of, owner_of
 from ..paths import Trace
@@ -80,7 +81,7 @@ def contract(
     float64; differentiable with create_graph.
 
     Raises:
-        Interrupted: where the model raised a QueryError.
+        Interrupted: where the model raised a QueryError, or a BlackBox any other error of its own.
     """
     cost = score.cost
     score.max_rows = options.max_rows
@@ -95,7 +96,16 @@ def contract(
     score.answered = bar.update
     try:
         run_chunks(work, planner, run, cost, measure)
-    except QueryError as error:
+    except Exception as error:
+        if not isinstance(error, QueryError):
+            box = score.forward
+            if not isinstance(box, BlackBox) or isinstance(error, (ValueError, TypeError)):
+                raise
+            # Whatever else a function raises, what it has answered was paid for.
+            reason = f"{type(error).__name__}: {error}"
+            failed = QueryError(box.name, reason, spent=box.queries)
+            failed.__cause__ = error
+            error = failed
         finished = (run.steps_done == work.steps.stop).nonzero()[:, 0]
         raise Interrupted(error, finished, run.totals()) from error
     finally:

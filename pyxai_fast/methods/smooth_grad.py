@@ -22,6 +22,9 @@ class SmoothGrad(AttributionMethod):
         check_quadrature("riemann_middle", n_samples, "n_samples")
         GaussianNeighbourhood(sigma)
 
+    def steps_of(self, n_samples: int = 50, **options: Any) -> int:
+        return n_samples
+
     @outside_inference_mode
     def attribute(
         self,

@@ -31,3 +31,8 @@ class Unfinished(QueryError):
         self.attributions = attributions
         self.standard_errors = standard_errors
         self.explanation: Explanation | None = None
+
+    def __reduce__(self) -> Any:
+        error = QueryError(self.where, self.reason, spent=self.spent, advice=self.advice)
+        parts = (error, self.finished, self.attributions, self.standard_errors)
+        return Unfinished, parts, {"explanation": self.explanation}

@@ -191,7 +191,10 @@ class OnnxModel:
         graph = Path(self.path).read_bytes()
         digest = hashlib.blake2b(graph, digest_size=16)
         for name in sorted(_external_files(graph)):
-            with contextlib.suppress(OSError), Path(self.path).with_name(name).open("rb") as part:
+            with (
+                contextlib.suppress(OSError, ValueError),
+                (Path(self.path).parent / name).open("rb") as part,
+            ):
                 while chunk := part.read(1 << 20):
                     digest.update(chunk)
         return f"onnx {digest.hexdigest()} {self._output}"

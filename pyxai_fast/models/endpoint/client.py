@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import threading
 import weakref
@@ -11,6 +12,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 
@@ -121,7 +123,9 @@ class Endpoint(AnswerSource):
             if address.protocol == "v1"
             else OpenInferenceV2(address.model, address.server, encoding, names, select_output)
         )
-        self._output = select_output if isinstance(select_output, str) else ""
+        self._output = None if callable(select_output) else select_output or ""
+        self._names = names
+        self._secrets = _secrets(url, self._headers)
         self._start()
         try:
             self._connection().submit(self.protocol.learn(self._describe)).result()
@@ -139,8 +143,16 @@ class Endpoint(AnswerSource):
 
     @property
     def identity(self) -> str:  # type: ignore[override]
-        """The address, the output, and the versions that the server tells of."""
-        return f"{self.where} {self._output} {self.protocol.versions}".rstrip()
+        """The address, names, the output, and the versions that the server tells of.
+
+        "" where a function picks the output: nobody can tell two functions apart.
+        """
+        if self._output is None:
+            return ""
+        # Of the whole address: a query may choose the version. It may also hold a secret.
+        digest = hashlib.blake2b(self._url.encode(), digest_size=8).hexdigest()
+        names = ",".join(self._names or ())
+        return f"{self.where} {digest} {names} {self._output} {self.protocol.versions}".rstrip()
 
     @property
     def input_dtype(self) -> str | None:
@@ -305,10 +317,13 @@ class Endpoint(AnswerSource):
         piece.reserved = 0
 
     def _failed(self, reason: str, advice: str = "") -> QueryError:
+        # A server may repeat what it was sent.
+        for secret in self._secrets:
+            reason = reason.replace(secret, "***")
         return QueryError(self.where, reason, spent=self.budget.spent, advice=advice)
 
     def _status(self, response: httpx.Response) -> str:
-        """The status and what the server says, without the headers that were sent."""
+        """The status and what the server says."""
         text = response.text
         try:
             said = response.json()
@@ -316,10 +331,8 @@ class Endpoint(AnswerSource):
                 text = str(said.get("error") or said.get("detail") or said.get("message") or text)
         except ValueError:
             pass
-        for value in self._headers.values():
-            for secret in (value, value.rpartition(" ")[2]):
-                if len(secret) > 3:
-                    text = text.replace(secret, "***")
+        for secret in self._secrets:
+            text = text.replace(secret, "***")  # before it is cut in the middle
         status = f"HTTP {response.status_code} {response.reason_phrase}".rstrip()
         return f"{status}: {shorten(text, 200)}" if text.strip() else status
 
@@ -405,7 +418,18 @@ def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
             raise TypeError(
                 f"endpoint: headers must be texts of one line, the one named {name!r} is not"
             )
+        if not (name.isascii() and value.isascii()):
+            raise TypeError(f"endpoint: headers must be ASCII, the one named {name!r} is not")
     return checked
+
+
+def _secrets(url: str, headers: Mapping[str, str]) -> list[str]:
+    """What must not be shown: values of headers and of the address's query, its password."""
+    parts = urlsplit(url)
+    values = [*headers.values(), *(value for _, value in parse_qsl(parts.query))]
+    values += [part.partition("=")[2] for part in parts.query.split("&")]
+    values += [parts.password or "", *(value.rpartition(" ")[2] for value in headers.values())]
+    return sorted({value for value in values if len(value) > 3}, key=len, reverse=True)
 
 
 def _described(error: Exception) -> str:
