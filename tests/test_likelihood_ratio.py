@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import Linear, Polynomial, conv_net
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pyxai_fast import (
     Autograd,
@@ -565,6 +567,35 @@ def test_exactly_the_promised_queries_are_asked_and_no_graph_is_recorded(
     assert gradient.evaluations == queries
     assert asked == cost.queries == 2 * 3 * queries
     assert cost.gradients == 0
+
+
+class LargestTensor(TorchDispatchMode):
+    """Watches for the largest storage that an op makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(results):
+            if isinstance(leaf, Tensor):
+                self.bytes = max(self.bytes, leaf.untyped_storage().nbytes())
+        return results
+
+
+@pytest.mark.parametrize("options", [{}, {"antithetic": False}, {"mode": "shared", "blocks": 8}])
+def test_nothing_grows_with_the_number_of_copies(options: dict) -> None:
+    model, x = Linear(3 * 32 * 32), torch.rand(1, 3, 32, 32)
+
+    def largest(n_samples: int) -> int:
+        method = Saliency(model, gradient=LikelihoodRatio(n_samples, **options))
+        with LargestTensor() as watched:
+            method.attribute(x, target=0, return_standard_error=True, internal_batch_size=256)
+        return watched.bytes
+
+    largest(512)  # what a first call measures
+    assert largest(16_384) == largest(1024) < 16_384 * x.numel() * 4
 
 
 def test_inputs_that_are_known_well_enough_are_asked_no_more() -> None:
