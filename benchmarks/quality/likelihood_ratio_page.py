@@ -1,0 +1,219 @@
+"""The text of likelihood_ratio.md; every figure in it is one of the files in results/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+INTRODUCTION = """\
+# The likelihood-ratio gradient on real models
+
+Written by `benchmarks/quality/likelihood_ratio.py --page` from the files in `results/`. To measure
+a model and pictures of your own:
+
+    python benchmarks/quality/likelihood_ratio.py --model SPEC --images FOLDER --json OUT --plot PNG
+
+- Cosines are means over pictures, with the 95% bootstrap interval over pictures in brackets; all
+  features of a picture are one vector, in the units of its pixels. Every kind of noise is asked for
+  the same class of the same pictures.
+- `samples` are pairs x + noise, x - noise, of two queries each; one-sided noise has a sample for
+  each query. `theory` is the cosine that as many samples reach on a linear score; for Neyman's
+  allocation it depends on the slope.
+- "All features" perturbs all of a picture in each copy; "tiles in turn" one tile; "random tiles" a
+  quarter of them. "Shared in tiles" gives all features of a tile the same noise: it estimates means
+  of tiles, so its cosine to these is given too, and its theory is for it.
+- Estimates converge to SmoothGrad of the same sigma and not to the gradient. The columns tell the
+  noise (distance from SmoothGrad) from the smoothing (SmoothGrad's distance from the gradient).
+- Deletion: the area under the probability of the class as pixels turn black, the highest ranked
+  first; small is good. Insertion: as they come back into the blurred picture; large is good. Pixels
+  rank by absolute values, summed over channels.
+- Rows of other queries, noises or tiles were not measured. Neyman's allocation needs four pairs of
+  copies for each tile, tiles in turn one.
+"""
+
+
+def rendered(files: list[Path]) -> str:
+    """The text for these files of figures: a section for each."""
+    parts = [INTRODUCTION]
+    for path in files:
+        parts += section(json.loads(path.read_text()), path.with_suffix(".png"))
+    return "\n".join(parts)
+
+
+def section(result: dict[str, Any], plot: Path) -> Iterator[str]:
+    settings, references = result["settings"], result["references"]
+    size = "x".join(map(str, settings["shape"]))
+    yield f"## {settings['model']}\n"
+    yield (
+        f"{settings['data'] or 'Pictures'}: {settings['pictures']} of {size}, "
+        f"{settings['features']} features in {settings['tiles']} tiles of {settings['tile']}x"
+        f"{settings['tile']} pixels. Sigma {settings['sigma']:g} of the range of pixels, copies "
+        f"not clipped. Score: {settings['score']}. {result['queries_spent']:,} queries.\n"
+    )
+    if plot.exists():
+        yield f"![Cosine against queries](results/{plot.name})\n"
+    yield from (f"- {sentence}" for sentence in findings(result))
+    yield ""
+    yield table(
+        ("between", "cosine"),
+        (
+            [label, interval(references[key])]
+            for key, label in {
+                "smooth_grad_to_autograd": "SmoothGrad and the gradient",
+                "smooth_grad_between_halves": (
+                    f"two halves of SmoothGrad's {settings['smooth_grad_samples']} gradients"
+                ),
+                "tile_means_to_autograd": "means of tiles and the gradient",
+                "smooth_grad_tile_means_to_autograd_tile_means": (
+                    "means of tiles, SmoothGrad and the gradient"
+                ),
+            }.items()
+        ),
+    )
+    yield "### Cosines\n"
+    yield table(
+        (
+            "noise",
+            "queries",
+            "samples",
+            "theory",
+            "to the gradient",
+            "to SmoothGrad",
+            "minus all features, Gaussian",
+            "to the gradient's means of tiles",
+            "to SmoothGrad's",
+        ),
+        (cosine_row(row, settings) for row in by_kind(result)),
+    )
+    yield "### Deletion and insertion\n"
+    yield table(
+        (
+            "map",
+            "queries",
+            "deletion",
+            "minus the gradient's",
+            "minus random",
+            "insertion",
+            "minus the gradient's",
+            "minus random",
+        ),
+        (deletion_row(row) for row in result["deletion"]),
+    )
+
+
+def cosine_row(row: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    return [
+        settings["noises"][row["noise"]]["label"],
+        str(row["queries"]),
+        str(row["samples"]),
+        "" if row["theory"] is None else f"{row['theory']:.3f}",
+        interval(row["to_autograd"]),
+        interval(row["to_smooth_grad"]),
+        difference(row, "to_autograd_minus_gaussian") if row["noise"] != "gaussian" else "",
+        interval(row.get("to_autograd_tile_means")),
+        interval(row.get("to_smooth_grad_tile_means")),
+    ]
+
+
+def deletion_row(row: dict[str, Any]) -> list[str]:
+    line = [row["map"], "" if row["queries"] is None else str(row["queries"])]
+    for key in ("deletion", "insertion"):
+        line.append(interval(row[key]["area"]))
+        line.append(difference(row[key], "minus_autograd") if row["map"] != "autograd" else "")
+        line.append(difference(row[key], "minus_random") if row["map"] != "random pixels" else "")
+    return line
+
+
+# --- sentences -----------------------------------------------------------------------------------
+
+
+def findings(result: dict[str, Any]) -> Iterator[str]:
+    """What the figures say; nothing is said that an interval does not bear out."""
+    of = {(row["noise"], row["queries"]): row for row in result["cosines"]}
+    labels = {name: noise["label"] for name, noise in result["settings"]["noises"].items()}
+    for name in ("gaussian_one_sided", "in_turn", "neyman", "random"):
+        found = [(q, of[n, q]) for n, q in of if n == name and ("gaussian", q) in of]
+        if not found:
+            continue
+        parts = [
+            f"{verdict(row['to_autograd_minus_gaussian'])} with {queries} queries"
+            for queries, row in found
+        ]
+        yield (
+            f"{labels[name].capitalize()}, against Gaussian noise on all features in pairs, cosine "
+            f"to the gradient: {', '.join(parts)}."
+        )
+    yield from shared_findings(result, of)
+    for row in result["deletion"]:
+        if row["map"] not in (labels.get("gaussian"), labels.get("shared")):
+            continue
+        against = (("minus_autograd", "the gradient's map"), ("minus_random", "random pixels"))
+        parts = [
+            f"{key} {verdict(row[key][other], good=good)} than {what}".replace(
+                "no different than", "no different from"
+            )
+            for other, what in against
+            for key, good in (("deletion", -1), ("insertion", 1))
+        ]
+        yield f"The map of {row['map']} after {row['queries']} queries: {', '.join(parts)}."
+
+
+def shared_findings(result: dict[str, Any], of: dict[Any, dict[str, Any]]) -> Iterator[str]:
+    queries = [q for name, q in of if name == "shared"]
+    if not queries:
+        return
+    first, last = of["shared", min(queries)], of["shared", max(queries)]
+    means = result["references"]["tile_means_to_autograd"]["mean"]
+    yield (
+        f"Shared noise is {first['to_autograd_tile_means']['mean']:.2f} from the means of tiles "
+        f"with {first['queries']} queries and {last['to_autograd_tile_means']['mean']:.2f} with "
+        f"{last['queries']}, in cosine. Exact means of tiles are {means:.2f} from the gradient "
+        "itself, so no more queries bring it nearer than that."
+    )
+    better = [q for q in queries if of["shared", q].get("to_autograd_minus_gaussian")]
+    if better:
+        parts = [
+            f"{verdict(of['shared', q]['to_autograd_minus_gaussian'])} with {q}" for q in better
+        ]
+        yield (
+            "To the gradient itself, shared noise against Gaussian noise on all features, at "
+            f"equal queries: {', '.join(parts)}."
+        )
+
+
+def verdict(found: dict[str, float], good: int = 1) -> str:
+    """ "better by 0.10", "worse by 0.10" or "no different"; good=-1 where small is good."""
+    low, high = found["low"], found["high"]
+    if low <= 0 <= high:
+        return "no different"
+    return f"{'better' if found['mean'] * good > 0 else 'worse'} by {abs(found['mean']):.3f}"
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def by_kind(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a kind of noise together, in the order of the settings."""
+    order = list(result["settings"]["noises"])
+    return sorted(result["cosines"], key=lambda row: (order.index(row["noise"]), row["queries"]))
+
+
+def interval(found: dict[str, float] | None) -> str:
+    if found is None:
+        return ""
+    return f"{found['mean']:.3f} ({found['low']:.3f}..{found['high']:.3f})"
+
+
+def difference(row: dict[str, Any], key: str) -> str:
+    found = row.get(key)
+    if found is None:
+        return ""
+    return f"{found['mean']:+.3f} ({found['low']:+.3f}..{found['high']:+.3f})"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
