@@ -5,8 +5,9 @@
     python benchmarks/quality/likelihood_ratio.py --page
 
 The estimates' cosine to the autograd gradient of the same score and to SmoothGrad of the same
-sigma, which is what they converge to, for each kind of noise and number of queries; then deletion
-and insertion by the maps of the most queries. `--page` writes likelihood_ratio.md from results/.
+sigma, to which noise on all features converges, for each kind of noise and number of queries; then
+deletion and insertion by the maps of the most queries. `--page` writes likelihood_ratio.md from
+results/.
 """
 
 from __future__ import annotations

@@ -24,8 +24,10 @@ a model and pictures of your own:
 - "All features" perturbs all of a picture in each copy; "tiles in turn" one tile; "random tiles" a
   quarter of them. "Shared in tiles" gives all features of a tile the same noise: it estimates means
   of tiles, so its cosine to these is given too, and its theory is for it.
-- Estimates converge to SmoothGrad of the same sigma and not to the gradient. The columns tell the
-  noise (distance from SmoothGrad) from the smoothing (SmoothGrad's distance from the gradient).
+- Noise on all features converges to SmoothGrad of the same sigma and not to the gradient: the
+  columns tell its noise (distance from SmoothGrad) from its smoothing (SmoothGrad's distance from
+  the gradient). Tiles in turn leave the rest of the picture clean and smooth less, random tiles in
+  between; shared noise smooths along tiles. They may come nearer to the gradient than SmoothGrad.
 - Deletion: the area under the probability of the class as pixels turn black, the highest ranked
   first; small is good. Insertion: as they come back into the blurred picture; large is good. Pixels
   rank by absolute values, summed over channels.
@@ -133,6 +135,10 @@ def findings(result: dict[str, Any]) -> Iterator[str]:
     """What the figures say; nothing is said that an interval does not bear out."""
     of = {(row["noise"], row["queries"]): row for row in result["cosines"]}
     labels = {name: noise["label"] for name, noise in result["settings"]["noises"].items()}
+    yield (
+        f"SmoothGrad of this sigma is {result['references']['smooth_grad_to_autograd']['mean']:.2f}"
+        " from the gradient, in cosine: what noise on all features approaches with more queries."
+    )
     for name in ("gaussian_one_sided", "in_turn", "neyman", "random"):
         found = [(q, of[n, q]) for n, q in of if n == name and ("gaussian", q) in of]
         if not found:

@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 # Okabe and Ito's colours, and a mark each, so that no kind is told by its colour alone.
 STYLES = {
@@ -25,7 +26,7 @@ PANELS = {
 
 
 def cosine_figure(result: dict[str, Any]) -> Figure:
-    """Two panels: the distance from the gradient, and from what the estimates converge to."""
+    """Two panels: near the gradient, and near what noise on all features converges to."""
     settings, rows = result["settings"], result["cosines"]
     figure = Figure(figsize=(10.5, 5.4), layout="constrained")
     panels: list[Axes] = list(figure.subplots(1, 2, sharey=True))
@@ -37,7 +38,7 @@ def cosine_figure(result: dict[str, Any]) -> Figure:
         axes.set_xscale("log")
         axes.set_xticks(sorted({row["queries"] for row in rows}))
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.xaxis.set_minor_locator(_no_ticks())
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(0, 1)
         axes.set_xlabel("queries for a picture")
         axes.set_title(title, fontsize=10.5)
@@ -58,7 +59,9 @@ def cosine_figure(result: dict[str, Any]) -> Figure:
         f"sigma {settings['sigma']:g}, tiles of {settings['tile']} pixels",
         fontsize=11.5,
     )
-    figure.legend(handles=_legend(settings), loc="outside lower center", ncols=3, fontsize=8.5)
+    figure.legend(
+        handles=_legend(settings), loc="outside lower center", ncols=3, fontsize=8.5, frameon=False
+    )
     return figure
 
 
@@ -89,9 +92,3 @@ def _legend(settings: dict[str, Any]) -> list[Line2D]:
         Line2D([], [], linestyle="-.", label="SmoothGrad's own cosine to the gradient", **grey),
         Line2D([], [], linestyle=":", label="between two halves of SmoothGrad", **grey),
     ]
-
-
-def _no_ticks() -> Any:
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()
