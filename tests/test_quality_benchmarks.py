@@ -113,6 +113,14 @@ def test_intervals_cover_the_mean_and_shrink_with_pictures() -> None:
     assert bootstrap.mean_of(values) == many
 
 
+def test_every_map_and_control_is_ranked_once(linear_result: dict[str, Any]) -> None:
+    maps = [row["map"] for row in linear_result["deletion"]]
+    assert len(set(maps)) == len(maps) == 5 + len(noises.NOISES)
+    found = {row["map"]: row for row in linear_result["deletion"]}
+    assert found["autograd"]["deletion"]["minus_autograd"]["mean"] == 0
+    assert found["random order"]["deletion"]["minus_random"]["mean"] == 0
+
+
 # --- deletion and insertion ----------------------------------------------------------------------
 
 
@@ -206,12 +214,15 @@ def test_the_script_runs_on_the_demo_model(tmp_path: Path) -> None:
     written = page.rendered([out])
     assert "## Demo" in written and "![Cosine against queries](results/lr-demo.png)" in written
     assert "| tiles in turn | 64 | 32 |" in written
+    assert "- Tiles in turn. " in written.split("## When tiles help")[1].split("##")[0]
 
 
 def test_sentences_say_what_intervals_bear_out() -> None:
     assert page.verdict({"mean": 0.1, "low": 0.05, "high": 0.2}) == "better by 0.100"
     assert page.verdict({"mean": 0.1, "low": 0.05, "high": 0.2}, good=-1) == "worse by 0.100"
     assert page.verdict({"mean": 0.1, "low": -0.05, "high": 0.2}) == "no different"
+    assert page.compared({"mean": 0.1, "low": -0.05, "high": 0.2}, 1) == "no different from"
+    assert page.compared({"mean": -0.1, "low": -0.2, "high": -0.05}, -1) == "better by 0.100 than"
 
 
 def test_the_stored_page_is_the_rendered_one() -> None:

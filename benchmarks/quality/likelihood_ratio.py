@@ -40,7 +40,7 @@ from pyxai_fast.models.spec import LoadedModel, load_model  # noqa: E402
 from pyxai_fast.segments import tiles  # noqa: E402
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-# Enough to take the class from most pictures, in shares of the longer side.
+# Of the picture that pixels are inserted into, in shares of the longer side.
 BLUR = 1 / 20
 
 
@@ -55,6 +55,8 @@ class Plan:
         sigma: of the noise, in pixels of [0, 1].
         smooth_samples: gradients of each SmoothGrad, half of them for each half.
         steps: of deletion and insertion.
+        blur: sigma, in pixels, of the picture that pixels are inserted into; None takes a share of
+            the longer side. It should take the class from most pictures.
         rows: sent through the model at once, at most; None leaves it to the planner.
         seed: of the noise.
     """
@@ -65,8 +67,15 @@ class Plan:
     sigma: float = 0.05
     smooth_samples: int = 512
     steps: int = 28
+    blur: float | None = None
     rows: int | None = None
     seed: int = 0
+
+    def blurred(self, images: Tensor) -> Tensor:
+        return gaussian_blur(images, self.blur_of(images))
+
+    def blur_of(self, images: Tensor) -> float:
+        return self.blur or max(images.shape[-2:]) * BLUR
 
     def runs(self, n_tiles: int) -> Iterator[tuple[str, Noise, int]]:
         for queries in self.queries:
@@ -93,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit("likelihood_ratio: --images must name pictures, found none to read")
     plan = Plan(
         options.queries, options.kinds, options.tile, options.sigma, options.smooth_samples,
-        options.steps, options.rows, options.seed,
+        options.steps, options.blur, options.rows, options.seed,
     )  # fmt: skip
     result = measured(loaded, images, plan)
     result["settings"] = {
@@ -165,15 +174,17 @@ def measured(loaded: LoadedModel, images: Tensor, plan: Plan) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(plan.seed)
     of_tiles = torch.rand(len(images), n_tiles, generator=generator)
     controls = {
-        "random pixels": torch.rand(images[:, :1].shape, generator=generator) + 1,
-        "random tiles": of_tiles[:, map_of_tiles[0].long()] + 1,
+        "random order": torch.rand(images[:, :1].shape, generator=generator) + 1,
+        "random order of tiles": of_tiles[:, map_of_tiles[0].long()] + 1,
         "autograd": autograd,
         "autograd, means of tiles": means["autograd"],
         "SmoothGrad": smoothed,
     }
-    ranked = {name: (None, m) for name, m in controls.items()} | {
-        NOISES[name].label: found for name, found in maps.items()
-    }
+    ranked = {name: (None, m) for name, m in controls.items()}
+    for name in NOISES:
+        if name in maps:
+            assert NOISES[name].label not in ranked
+            ranked[NOISES[name].label] = maps[name]
     return {
         "settings": {
             "pictures": len(images),
@@ -192,7 +203,7 @@ def measured(loaded: LoadedModel, images: Tensor, plan: Plan) -> dict[str, Any]:
             "smooth_grad_samples": 2 * (plan.smooth_samples // 2),
             "deletion_steps": plan.steps,
             "deletion_base": "black",
-            "insertion_base": f"Gaussian blur, sigma {_blur(images):g} pixels",
+            "insertion_base": f"Gaussian blur, sigma {plan.blur_of(images):g} pixels",
             "seed": plan.seed,
             "bootstrap": {"resamples": RESAMPLES, "level": LEVEL},
         },
@@ -203,6 +214,14 @@ def measured(loaded: LoadedModel, images: Tensor, plan: Plan) -> dict[str, Any]:
             "smooth_grad_tile_means_to_autograd_tile_means": cosine(
                 means["smooth"], means["autograd"]
             ),
+        },
+        "probabilities": {
+            name: mean_of(probability(loaded, pixels, target))
+            for name, pixels in (
+                ("clean", images),
+                ("black", torch.zeros_like(images)),
+                ("blurred", plan.blurred(images)),
+            )
         },
         "cosines": cosines,
         "deletion": deletion(loaded, images, target, ranked, plan),
@@ -220,7 +239,7 @@ def deletion(
 ) -> list[dict[str, Any]]:
     """Areas under the curves of each map, and their paired differences from autograd's."""
     fractions = fractions_of(plan.steps)
-    blurred = gaussian_blur(images, _blur(images))
+    blurred = plan.blurred(images)
     areas = {}
     for name, (_, attributions) in maps.items():
         ranks = ranking(attributions)
@@ -239,13 +258,20 @@ def deletion(
                 key: {
                     "area": mean_of(values),
                     "minus_autograd": mean_of(values - areas["autograd"][key]),
-                    "minus_random": mean_of(values - areas["random pixels"][key]),
+                    "minus_random": mean_of(values - areas["random order"][key]),
                 }
                 for key, values in found.items()
             },
         }
         for name, found in areas.items()
     ]
+
+
+@torch.no_grad()
+def probability(loaded: LoadedModel, images: Tensor, target: Tensor) -> Tensor:
+    """Of the target of each picture, [B]."""
+    outputs = Saliency(loaded.module, preprocessing=loaded.preprocessing).outputs(images)
+    return outputs.double().softmax(1).gather(1, target[:, None])[:, 0]
 
 
 def cosine(a: Tensor, b: Tensor) -> Mean:
@@ -273,10 +299,6 @@ def files_of(names: list[Path]) -> list[Path]:
         inside = sorted(path.iterdir()) if path.is_dir() else [path]
         files += [p for p in inside if not path.is_dir() or p.suffix.lower() in PICTURES]
     return files
-
-
-def _blur(images: Tensor) -> float:
-    return max(images.shape[-2:]) * BLUR
 
 
 def _kinds(text: str) -> tuple[tuple[str, int | None], ...]:
@@ -308,6 +330,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--sigma", type=float, default=plan.sigma, help="of the noise; pixels are in [0, 1]")
     add("--smooth-samples", type=int, default=plan.smooth_samples, help="of SmoothGrad")
     add("--steps", type=int, default=plan.steps, help="of deletion and insertion")
+    add("--blur", type=float, help="sigma, in pixels, of the picture that insertion begins with")
     add("--rows", type=int, help="sent through the model at once, at most")
     add("--seed", type=int, default=plan.seed)
     add("--threads", type=int, help="of PyTorch")

@@ -37,11 +37,60 @@ a model and pictures of your own:
 
 
 def rendered(files: list[Path]) -> str:
-    """The text for these files of figures: a section for each."""
+    """The text for these files of figures: what they say together, and a section for each."""
+    results = [json.loads(path.read_text()) for path in files]
     parts = [INTRODUCTION]
-    for path in files:
-        parts += section(json.loads(path.read_text()), path.with_suffix(".png"))
+    if results:
+        parts += summary(results)
+    for path, result in zip(files, results, strict=True):
+        parts += section(result, path.with_suffix(".png"))
     return "\n".join(parts)
+
+
+def summary(results: list[dict[str, Any]]) -> Iterator[str]:
+    """Where each kind of noise comes nearer to the gradient than noise on all features."""
+    yield "## When tiles help\n"
+    yield "Cosine to the gradient with the most queries that both were given:\n"
+    for name in ("in_turn", "neyman", "random", "shared"):
+        places: dict[str, list[str]] = {"better": [], "worse": [], "no different": []}
+        label = ""
+        for result in results:
+            found = [
+                row
+                for row in result["cosines"]
+                if row["noise"] == name and "to_autograd_minus_gaussian" in row
+            ]
+            if not found:
+                continue
+            label = sentence_case(result["settings"]["noises"][name]["label"])
+            row = max(found, key=lambda row: row["queries"])
+            words = verdict(row["to_autograd_minus_gaussian"])
+            kind = next(kind for kind in places if words.startswith(kind))
+            places[kind].append(
+                f"{result['settings']['model']} ({difference(row, 'to_autograd_minus_gaussian')}, "
+                f"{row['queries']} queries)"
+            )
+        parts = [
+            f"{kind} {'from' if kind == 'no different' else 'than'} Gaussian noise on all features "
+            f"in pairs: {'; '.join(where)}"
+            for kind, where in places.items()
+            if where
+        ]
+        if parts:
+            yield f"- {label}. {'. '.join(sentence_case(part) for part in parts)}."
+    yield "\nHow far smoothing alone takes SmoothGrad of the same sigma from the gradient:\n"
+    yield table(
+        ("model", "sigma", "features", "cosine of SmoothGrad to the gradient"),
+        (
+            [
+                result["settings"]["model"],
+                f"{result['settings']['sigma']:g}",
+                str(result["settings"]["features"]),
+                interval(result["references"]["smooth_grad_to_autograd"]),
+            ]
+            for result in results
+        ),
+    )
 
 
 def section(result: dict[str, Any], plot: Path) -> Iterator[str]:
@@ -90,6 +139,12 @@ def section(result: dict[str, Any], plot: Path) -> Iterator[str]:
         (cosine_row(row, settings) for row in by_kind(result)),
     )
     yield "### Deletion and insertion\n"
+    chances = result["probabilities"]
+    yield (
+        f"Probability of the class: {chances['clean']['mean']:.2f} of the clean pictures, "
+        f"{chances['black']['mean']:.2f} of black, {chances['blurred']['mean']:.2f} of the blurred "
+        f"({settings['insertion_base']}).\n"
+    )
     yield table(
         (
             "map",
@@ -124,7 +179,7 @@ def deletion_row(row: dict[str, Any]) -> list[str]:
     for key in ("deletion", "insertion"):
         line.append(interval(row[key]["area"]))
         line.append(difference(row[key], "minus_autograd") if row["map"] != "autograd" else "")
-        line.append(difference(row[key], "minus_random") if row["map"] != "random pixels" else "")
+        line.append(difference(row[key], "minus_random") if row["map"] != "random order" else "")
     return line
 
 
@@ -148,22 +203,20 @@ def findings(result: dict[str, Any]) -> Iterator[str]:
             for queries, row in found
         ]
         yield (
-            f"{labels[name].capitalize()}, against Gaussian noise on all features in pairs, cosine "
-            f"to the gradient: {', '.join(parts)}."
+            f"{sentence_case(labels[name])}, against Gaussian noise on all features in pairs, "
+            f"cosine to the gradient: {', '.join(parts)}."
         )
     yield from shared_findings(result, of)
     for row in result["deletion"]:
-        if row["map"] not in (labels.get("gaussian"), labels.get("shared")):
-            continue
-        against = (("minus_autograd", "the gradient's map"), ("minus_random", "random pixels"))
-        parts = [
-            f"{key} {verdict(row[key][other], good=good)} than {what}".replace(
-                "no different than", "no different from"
+        if row["map"] in (labels.get("gaussian"), labels.get("shared")):
+            yield (
+                f"The map of {row['map']}, {row['queries']} queries. "
+                + " ".join(
+                    f"{sentence_case(key)}: {compared(row[key]['minus_autograd'], good)} the "
+                    f"gradient's map, {compared(row[key]['minus_random'], good)} a random order."
+                    for key, good in (("deletion", -1), ("insertion", 1))
+                )
             )
-            for other, what in against
-            for key, good in (("deletion", -1), ("insertion", 1))
-        ]
-        yield f"The map of {row['map']} after {row['queries']} queries: {', '.join(parts)}."
 
 
 def shared_findings(result: dict[str, Any], of: dict[Any, dict[str, Any]]) -> Iterator[str]:
@@ -187,6 +240,15 @@ def shared_findings(result: dict[str, Any], of: dict[Any, dict[str, Any]]) -> It
             "To the gradient itself, shared noise against Gaussian noise on all features, at "
             f"equal queries: {', '.join(parts)}."
         )
+
+
+def compared(found: dict[str, float], good: int) -> str:
+    words = verdict(found, good)
+    return f"{words} {'from' if words == 'no different' else 'than'}"
+
+
+def sentence_case(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def verdict(found: dict[str, float], good: int = 1) -> str:
