@@ -78,7 +78,7 @@ def summary(results: list[dict[str, Any]]) -> Iterator[str]:
         ]
         if parts:
             yield f"- {label}. {'. '.join(sentence_case(part) for part in parts)}."
-    yield "\nHow far smoothing alone takes SmoothGrad of the same sigma from the gradient:\n"
+    yield "\nWhat smoothing alone does, without the noise of few queries:\n"
     yield table(
         ("model", "sigma", "features", "cosine of SmoothGrad to the gradient"),
         (
@@ -191,8 +191,8 @@ def findings(result: dict[str, Any]) -> Iterator[str]:
     of = {(row["noise"], row["queries"]): row for row in result["cosines"]}
     labels = {name: noise["label"] for name, noise in result["settings"]["noises"].items()}
     yield (
-        f"SmoothGrad of this sigma is {result['references']['smooth_grad_to_autograd']['mean']:.2f}"
-        " from the gradient, in cosine: what noise on all features approaches with more queries."
+        "SmoothGrad of this sigma, which noise on all features approaches with more queries, has a "
+        f"cosine of {result['references']['smooth_grad_to_autograd']['mean']:.2f} to the gradient."
     )
     for name in ("gaussian_one_sided", "in_turn", "neyman", "random"):
         found = [(q, of[n, q]) for n, q in of if n == name and ("gaussian", q) in of]
@@ -226,10 +226,10 @@ def shared_findings(result: dict[str, Any], of: dict[Any, dict[str, Any]]) -> It
     first, last = of["shared", min(queries)], of["shared", max(queries)]
     means = result["references"]["tile_means_to_autograd"]["mean"]
     yield (
-        f"Shared noise is {first['to_autograd_tile_means']['mean']:.2f} from the means of tiles "
-        f"with {first['queries']} queries and {last['to_autograd_tile_means']['mean']:.2f} with "
-        f"{last['queries']}, in cosine. Exact means of tiles are {means:.2f} from the gradient "
-        "itself, so no more queries bring it nearer than that."
+        f"Shared noise has a cosine of {first['to_autograd_tile_means']['mean']:.2f} to the means of "
+        f"tiles with {first['queries']} queries and {last['to_autograd_tile_means']['mean']:.2f} "
+        f"with {last['queries']}. Exact means of tiles have {means:.2f} to the gradient itself: "
+        "nothing that is equal within tiles has more."
     )
     better = [q for q in queries if of["shared", q].get("to_autograd_minus_gaussian")]
     if better:
