@@ -226,9 +226,9 @@ def shared_findings(result: dict[str, Any], of: dict[Any, dict[str, Any]]) -> It
     first, last = of["shared", min(queries)], of["shared", max(queries)]
     means = result["references"]["tile_means_to_autograd"]["mean"]
     yield (
-        f"Shared noise has a cosine of {first['to_autograd_tile_means']['mean']:.2f} to the means of "
-        f"tiles with {first['queries']} queries and {last['to_autograd_tile_means']['mean']:.2f} "
-        f"with {last['queries']}. Exact means of tiles have {means:.2f} to the gradient itself: "
+        f"Shared noise has a cosine of {first['to_autograd_tile_means']['mean']:.2f} to the means "
+        f"of tiles with {first['queries']} queries and {last['to_autograd_tile_means']['mean']:.2f}"
+        f" with {last['queries']}. Exact means of tiles have {means:.2f} to the gradient itself: "
         "nothing that is equal within tiles has more."
     )
     better = [q for q in queries if of["shared", q].get("to_autograd_minus_gaussian")]
