@@ -102,7 +102,8 @@ class LikelihoodRatio:
     score than noise everywhere: n_blocks times fewer copies for each feature, n_blocks times less
     variance in each. They help where noise everywhere leaves the neighbourhood in which the score
     is nearly linear, where few blocks hold all of the slope ("neyman" finds them), and where a
-    large sigma is needed. "shared" always helps, by asking for less: one number a block.
+    large sigma is needed. "shared" asks for less, one number a block: a coarser map from few
+    queries.
 
     Raises:
         ArgumentError: naming the argument, what it must be and what it is.
