@@ -81,6 +81,10 @@ class ModelServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        # Threads that still work on answers nobody waits for must not outlive the interpreter.
+        give_up = time.monotonic() + 5
+        while self._at_once and time.monotonic() < give_up:
+            time.sleep(0.01)
 
     def stop(self) -> None:
         if not self.down:
