@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .cost import Cost
+from .heap import HEAP
 from .memory import is_out_of_memory, measured_bytes
 
 # What a chunk may make the model write, forward and backward together. More is slower on a CPU:
@@ -116,6 +117,11 @@ class ChunkPlanner:
     def measured(self) -> bool:
         return self._key in self._costs
 
+    @property
+    def bytes_per_row(self) -> int:
+        """What a row makes the model write, as far as it is known."""
+        return self._costs.get(self._key, self.row_bytes)
+
     def learn(self, written: int, rows: int) -> None:
         """Takes in what a chunk of `rows` rows made the model write; points come on top."""
         self._costs[self._key] = max(1, ceil_div(written, rows) + self.row_bytes)
@@ -167,6 +173,8 @@ def run_chunks(
             if not is_out_of_memory(error) or chunk.rows == 1:
                 raise
         else:
+            if planner.device.type != "cuda":
+                HEAP.wrote(chunk.rows * planner.bytes_per_row)
             continue
         # Here the exception, and with it the failed chunk's graph, is gone.
         cost.out_of_memory += 1
