@@ -17,11 +17,13 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from . import ops
+    from .counterfactuals import Counterfactuals
     from .explanation import Explanation
     from .front_door import explain
     from .gradients import GRADIENTS, Autograd, FreeMCG, Gradient, LikelihoodRatio
     from .installation import info
     from .methods import METHODS, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
+    from .methods.counterfactual import Counterfactual
     from .methods.unfinished import Unfinished
     from .models.black_box import BlackBox
     from .models.preprocessing import Preprocessing
@@ -36,6 +38,8 @@ __all__ = [
     "Autograd",
     "BlackBox",
     "Cost",
+    "Counterfactual",
+    "Counterfactuals",
     "Explanation",
     "FreeMCG",
     "GaussianNeighbourhood",
@@ -60,6 +64,7 @@ __all__ = [
 # Where each name is defined. No module is named as what it holds: once imported, it would take the
 # place of the name.
 _DEFINED_IN = {
+    "Counterfactuals": "counterfactuals",
     "Explanation": "explanation",
     "explain": "front_door",
     "GRADIENTS": "gradients",
@@ -73,6 +78,7 @@ _DEFINED_IN = {
     "IntegratedGradients": "methods",
     "Saliency": "methods",
     "SmoothGrad": "methods",
+    "Counterfactual": "methods.counterfactual",
     "Unfinished": "methods.unfinished",
     "BlackBox": "models.black_box",
     "Preprocessing": "models.preprocessing",

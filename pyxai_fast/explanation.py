@@ -118,29 +118,31 @@ class Explanation:
 
     def save(self, path: str | Path) -> Path:
         """Writes all tensors and the settings to one .safetensors or .npz file."""
-        path = Path(path)
         about = json.dumps(
             {"method": self.method, "settings": self.settings, "cost": self.cost.as_dict()}
         )
-        if path.suffix == ".safetensors":
-            try:
-                from safetensors.torch import save_file
-            except ImportError as error:
-                raise ImportError(
-                    "Explanation.save: safetensors must be installed to write .safetensors files: "
-                    "pip install pyxai-fast[image], or save as .npz"
-                ) from error
-            save_file(self.tensors(), path, metadata={"pyxai_fast": about})
-        elif path.suffix == ".npz":
-            import numpy as np
+        return save_tensors(self.tensors(), about, path)
 
-            arrays: dict[str, Any] = {
-                k: (v.float() if v.dtype == torch.bfloat16 else v).numpy()
-                for k, v in self.tensors().items()
-            }
-            np.savez_compressed(path, about=np.array(about), **arrays)
-        else:
-            raise ValueError(
-                f"Explanation.save: path must end in .safetensors or .npz, got {path.name!r}"
-            )
-        return path
+
+def save_tensors(tensors: dict[str, Tensor], about: str, path: str | Path) -> Path:
+    """Writes tensors by name, and text about them, to a .safetensors or .npz file."""
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import save_file
+        except ImportError as error:
+            raise ImportError(
+                "save: safetensors must be installed to write .safetensors files: "
+                "pip install pyxai-fast[image], or save as .npz"
+            ) from error
+        save_file(tensors, path, metadata={"pyxai_fast": about})
+    elif path.suffix == ".npz":
+        import numpy as np
+
+        arrays: dict[str, Any] = {
+            k: (v.float() if v.dtype == torch.bfloat16 else v).numpy() for k, v in tensors.items()
+        }
+        np.savez_compressed(path, about=np.array(about), **arrays)
+    else:
+        raise ValueError(f"save: path must end in .safetensors or .npz, got {path.name!r}")
+    return path

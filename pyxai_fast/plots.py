@@ -195,15 +195,15 @@ def overlay_figure(
     """
     drawn = map_image(attributions, how=how, percentile=percentile)
     smoothed = " (smoothed)" if _default_smoothing(drawn.shape[:2]) else ""
-    panels: _Panels = {
+    panels: Panels = {
         "input": pixel_image(pixels),
         method or "attributions": drawn,
         f"overlay{smoothed}": overlay(pixels, attributions, how=how, percentile=percentile),
     }
-    return _grid(
+    return panel_grid(
         [(None, panels)],
-        title=_caption(class_name, probability),
-        bar=_bar_strip(signed=how == "signed_sum"),
+        title=caption(class_name, probability),
+        bar=bar_strip(signed=how == "signed_sum"),
     )
 
 
@@ -248,9 +248,9 @@ def gallery(
     if style not in ("overlay", "map"):
         raise ValueError(f"gallery: style must be 'overlay' or 'map', got {style!r}")
     columns = list(dict.fromkeys(name for row in rows for name in row.attributions))
-    drawn: list[tuple[str | None, _Panels]] = []
+    drawn: list[tuple[str | None, Panels]] = []
     for row in rows:
-        panels: _Panels = {"input": pixel_image(row.pixels)}
+        panels: Panels = {"input": pixel_image(row.pixels)}
         for name in columns:
             values = row.attributions.get(name)
             if values is None:
@@ -259,9 +259,9 @@ def gallery(
                 panels[name] = overlay(row.pixels, values, how=how, percentile=percentile)
             else:
                 panels[name] = map_image(values, how=how, percentile=percentile)
-        drawn.append((_caption(row.class_name, row.probability), panels))
-    strip = _bar_strip(signed=how == "signed_sum", tinted=style == "overlay")
-    return _grid(drawn, title=title, bar=strip)
+        drawn.append((caption(row.class_name, row.probability), panels))
+    strip = bar_strip(signed=how == "signed_sum", tinted=style == "overlay")
+    return panel_grid(drawn, title=title, bar=strip)
 
 
 def bars(
@@ -339,7 +339,7 @@ def explanation_figure(
             attributions,
             feature_names=feature_names,
             feature_values=inputs if len(attributions) == 1 else None,
-            captions=[_caption(*caption) for caption in captions],
+            captions=[caption(*each) for each in captions],
         )
     if attributions.ndim != 4 or attributions.shape[1] not in (1, 3):
         raise ValueError(
@@ -465,7 +465,7 @@ def _blend(
     return np.rint(blended).clip(0, 255).astype(np.uint8)
 
 
-def _caption(class_name: str | None, probability: float | None) -> str | None:
+def caption(class_name: str | None, probability: float | None) -> str | None:
     if class_name is None and probability is None:
         return None
     percent = None if probability is None else f"{100.0 * probability:.1f}%"
@@ -479,8 +479,24 @@ def _caption(class_name: str | None, probability: float | None) -> str | None:
 
 # ---------------------------------------------------------------- layout, in inches
 
-_Panels = dict[str, UInt8Array | None]
-_Bar = tuple[UInt8Array, bool]  # colours, and whether they run to -1 rather than 0
+Panels = dict[str, UInt8Array | None]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A colour bar.
+
+    Attributes:
+        colours: from the strongest to the weakest, uint8 [256, 1, 3].
+        ticks: where it is labelled, from -1 or 0 to 1.
+        labels: what is written there.
+    """
+
+    colours: UInt8Array
+    ticks: tuple[int, ...]
+    labels: tuple[str, ...]
+
+
 _PANEL, _GAP, _MARGIN, _HEADER, _CAPTION_HEIGHT = 2.1, 0.10, 0.18, 0.30, 0.32
 _BAR_SPACE, _BAR_WIDTH, _MAX_BAR_PANELS = 0.95, 0.11, 4
 
@@ -498,7 +514,7 @@ def _new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _grid(rows: Sequence[tuple[str | None, _Panels]], *, title: str | None, bar: _Bar) -> Figure:
+def panel_grid(rows: Sequence[tuple[str | None, Panels]], *, title: str | None, bar: Bar) -> Figure:
     """Rows of panels of one width; every length is in inches, so that all figures look alike."""
     n_columns = max(len(panels) for _, panels in rows)
     heights = [_PANEL * _aspect(panels) for _, panels in rows]
@@ -556,7 +572,7 @@ def _grid(rows: Sequence[tuple[str | None, _Panels]], *, title: str | None, bar:
     return figure
 
 
-def _aspect(panels: _Panels) -> float:
+def _aspect(panels: Panels) -> float:
     shape = next(image.shape for image in panels.values() if image is not None)
     return float(np.clip(shape[0] / shape[1], 0.25, 4.0))
 
@@ -572,22 +588,28 @@ def _draw(axes: Axes, image: UInt8Array) -> None:
         spine.set_linewidth(0.6)
 
 
-def _bar_strip(*, signed: bool, tinted: bool = False) -> _Bar:
-    """Colours from strongest to weakest, uint8 [256, 1, 3], as maps or as overlays show them."""
+def bar_strip(
+    *,
+    signed: bool,
+    tinted: bool = False,
+    labels: tuple[str, str, str] = ("against", "0", "for"),
+) -> Bar:
+    """The colours of maps, or as overlays show them (tinted)."""
     values = np.linspace(1.0, -1.0 if signed else 0.0, 256, dtype=np.float32)[:, None]
     if tinted:
-        return _blend(np.full_like(values, 0.7), values), signed
-    return np.rint(_colours(values, _DIVERGING)).astype(np.uint8), signed
+        colours = _blend(np.full_like(values, 0.7), values)
+    else:
+        colours = np.rint(_colours(values, _DIVERGING)).astype(np.uint8)
+    return Bar(colours, (-1, 0, 1), labels) if signed else Bar(colours, (0, 1), ("0", "strong"))
 
 
-def _colour_bar(axes: Axes, bar: _Bar) -> None:
-    strip, signed = bar
-    extent = (0.0, 1.0, -1.0 if signed else 0.0, 1.0)
-    axes.imshow(strip, aspect="auto", extent=extent, interpolation="bilinear")
+def _colour_bar(axes: Axes, bar: Bar) -> None:
+    extent = (0.0, 1.0, float(bar.ticks[0]), 1.0)
+    axes.imshow(bar.colours, aspect="auto", extent=extent, interpolation="bilinear")
     axes.set_xticks([])
     axes.yaxis.tick_right()
-    axes.set_yticks([-1, 0, 1] if signed else [0, 1])
-    axes.set_yticklabels(["against", "0", "for"] if signed else ["0", "strong"], color=_MUTED)
+    axes.set_yticks(bar.ticks)
+    axes.set_yticklabels(bar.labels, color=_MUTED)
     axes.tick_params(axis="y", length=2, width=0.6, labelsize=8, color=_MUTED)
     for spine in axes.spines.values():
         spine.set_linewidth(0.6)

@@ -12,9 +12,12 @@ from .. import ops
 from ..errors import ArgumentError
 from ..models.score import RowScore
 from ..priors import Prior
+from ..priors.particles import denoised, noised, predicted_noise
+from ..runtime.stopwatch import Stopwatch
+from .asking import outputs_at
+from .class_directions import CLASS_TARGETS, class_directions
 from .gradient import Slopes
 
-TARGETS = ("logprob", "logit", "logit_diff")
 # Far from the streams in which paths and the likelihood ratio draw.
 FIRST_STREAM = 2**15
 # Particles whose root mean variance is a smaller share of their distance from zero have collapsed:
@@ -80,9 +83,9 @@ class FreeMCG:
                 f"FreeMCG: levels must be integers from 0 to {count - 1}, at least one, got "
                 f"{levels!r}"
             )
-        if target not in TARGETS:
+        if target not in CLASS_TARGETS:
             raise ArgumentError(
-                f"FreeMCG: target must be one of {', '.join(TARGETS)}, got {target!r}"
+                f"FreeMCG: target must be one of {', '.join(CLASS_TARGETS)}, got {target!r}"
             )
         self.prior, self.n_particles, self.levels = prior, n_particles, tuple(levels)
         self.target, self.seed = target, seed
@@ -116,68 +119,42 @@ class FreeMCG:
             )
         x = points[0].detach()
         with torch.no_grad():
-            directions = self._directions(rows, x)
-            parts = [self._level(rows, x, i, directions) for i in range(len(self.levels))]
+            watch = Stopwatch(x.device)
+            directions = self._directions(rows, x, watch)
+            parts = [self._level(rows, x, t, directions, variances, watch) for t in self.levels]
+            rows.score.cost.add_parts(watch.seconds())
             slopes = torch.stack([slope for slope, _ in parts]).mean(0)
-            variance = torch.stack([v for _, v in parts]).sum(0) / len(parts) ** 2
-        if not rows.score.several:
-            slopes, variance = slopes[:, 0], variance[:, 0]
-        return Slopes((slopes,), (variance,) if variances else None)
+            slopes = slopes if rows.score.several else slopes[:, 0]
+            if not variances:
+                return Slopes((slopes,))
+            variance = torch.stack([v for _, v in parts if v is not None]).sum(0) / len(parts) ** 2
+        return Slopes((slopes,), (variance if rows.score.several else variance[:, 0],))
 
-    def particles(self, rows: RowScore, x: Tensor, level: int, n_particles: int) -> Tensor:
+    def particles(
+        self,
+        rows: RowScore,
+        x: Tensor,
+        level: int,
+        n_particles: int,
+        watch: Stopwatch | None = None,
+    ) -> Tensor:
         """Likely inputs around each point, [n_particles * R, ...] in the caller's units.
 
         The particles of a row depend on its number, the level and the seed alone.
         """
-        share = float(self.prior.shares[level])
+        watch = Stopwatch(x.device) if watch is None else watch
         clean = self.prior.encode(x)
-        ones = torch.ones(clean.shape[1] if clean.dim() > 1 else 1, dtype=torch.float64)
-        ones = ones.to(clean.device)
-        noisy = ops.perturb(
-            clean,
-            n_particles,
-            ((1 - share) / share) ** 0.5,
-            ops.random_key(self.seed, FIRST_STREAM + level, device=clean.device),
-            examples=rows.numbers,
-            scale=None if clean.dim() < 2 else ones * share**0.5,
-            shift=None if clean.dim() < 2 else ones * 0,
-        )
-        noise = self._predicted(rows, noisy, level)
-        found = (noisy - (1 - share) ** 0.5 * noise) / share**0.5
-        if self.prior.bounds is not None:
-            found = found.clamp(*self.prior.bounds)
-        return self.prior.decode(found)
+        key = ops.random_key(self.seed, FIRST_STREAM + level, device=clean.device)
+        noisy = noised(clean, float(self.prior.shares[level]), n_particles, key, rows.numbers)
+        noise = predicted_noise(self.prior, noisy, level, rows.score.cost, watch, "FreeMCG")
+        return self.prior.decode(denoised(self.prior, noisy, noise, level))
 
-    def _predicted(self, rows: RowScore, noisy: Tensor, level: int) -> Tensor:
-        most = rows.score.max_rows or len(noisy)
-        noise = torch.cat([self.prior.predict_noise(part, level) for part in noisy.split(most)])
-        if noise.shape != noisy.shape:
-            raise ArgumentError(
-                f"FreeMCG: the prior must predict noise of the shape of its input, "
-                f"{list(noisy.shape)}, got {list(noise.shape)}"
-            )
-        if not bool(noise.isfinite().all()):
-            raise ArgumentError(
-                f"FreeMCG: the prior must predict finite noise, got nan or inf at level {level}"
-            )
-        return noise
-
-    def _asked(self, rows: RowScore, inputs: Tensor) -> Tensor:
-        """The model's outputs at inputs in the caller's units, max_rows at a time at most."""
-        affine = rows.score.affines[0] if rows.score.affines else None
-        if affine is not None:
-            end = torch.ones(1, dtype=torch.float64, device=inputs.device)
-            inputs = ops.path_points(inputs, 0.0, end, scale=affine.scale, shift=affine.shift)
-        most = rows.score.max_rows or len(inputs)
-        parts = [slice(begin, begin + most) for begin in range(0, len(inputs), most)]
-        return torch.cat([rows.take(part).outputs((inputs[part],)).double() for part in parts])
-
-    def _directions(self, rows: RowScore, x: Tensor) -> Tensor | None:
+    def _directions(self, rows: RowScore, x: Tensor, watch: Stopwatch) -> Tensor | None:
         """What outputs are multiplied by, [R, outputs, n]; None where scores are taken as they are.
 
         (e_c - p) for "logprob", e_c - e_other for "logit_diff".
         """
-        outputs = self._asked(rows, x)
+        outputs = outputs_at(rows, x, watch)
         rows.score.select(outputs, rows.targets)  # checks the targets
         if outputs.dim() != 2 or outputs.shape[1] < 2 or rows.score.output != "logit":
             return None
@@ -185,34 +162,35 @@ class FreeMCG:
             return None
         columns = torch.arange(outputs.shape[1], device=outputs.device).expand(outputs.shape)
         chosen = rows.score.select(columns, rows.targets).reshape(len(outputs), -1)
-        one_hot = torch.nn.functional.one_hot(chosen, outputs.shape[1]).double()  # [R, n, outputs]
-        if self.target == "logprob":
-            p = outputs.softmax(1)
-            if float(p.gather(1, chosen).max()) > SATURATED:
-                warnings.warn(
-                    "FreeMCG: a class has probability 1 to six digits, so that hardly anything is "
-                    "left of the gradient of its logarithm; target='logit' explains its logit",
-                    stacklevel=2,
-                )
-            away = p[:, None].expand_as(one_hot)
-        else:
-            others = outputs[:, None].masked_fill(one_hot.bool(), -torch.inf)
-            away = torch.nn.functional.one_hot(others.argmax(2), outputs.shape[1]).double()
-        return (one_hot - away).transpose(1, 2)
+        if self.target == "logprob" and float(outputs.softmax(1).gather(1, chosen).max()) > (
+            SATURATED
+        ):
+            warnings.warn(
+                "FreeMCG: a class has probability 1 to six digits, so that hardly anything is "
+                "left of the gradient of its logarithm; target='logit' explains its logit",
+                stacklevel=2,
+            )
+        return class_directions(outputs, chosen, self.target)
 
     def _level(
-        self, rows: RowScore, x: Tensor, position: int, directions: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        rows: RowScore,
+        x: Tensor,
+        level: int,
+        directions: Tensor | None,
+        variances: bool,
+        watch: Stopwatch,
+    ) -> tuple[Tensor, Tensor | None]:
         """Slopes from the particles of one level and their variances, [R, n, ...], float64."""
-        level, count = self.levels[position], self.n_particles
-        particles = self.particles(rows, x, level, count)
-        answers = self._asked_particles(rows, particles, directions)  # [R, K, n]
+        count = self.n_particles
+        particles = self.particles(rows, x, level, count, watch)
+        answers = self._answers(rows, particles, directions, watch)  # [R, K, n]
         by_row = particles.unflatten(0, (count, len(x))).transpose(0, 1).contiguous()
         weights = (answers - answers.mean(1, keepdim=True)) / count
         contraction, variance = ops.ensemble_contract(by_row, weights, x)
         spread = variance.double().flatten(1).mean(1)
-        size = by_row.double().square().flatten(1).mean(1)
-        if bool((spread <= COLLAPSED**2 * size).any()):
+        size = by_row.flatten(1).norm(dim=1, dtype=torch.float64) / by_row[0].numel() ** 0.5
+        if bool((spread <= (COLLAPSED * size) ** 2).any()):
             warnings.warn(
                 f"FreeMCG: the particles of level {level} coincide, so that there is nothing to "
                 "learn from them; try a higher level",
@@ -220,6 +198,8 @@ class FreeMCG:
             )
         spread = spread.reshape(-1, 1, *[1] * (x.dim() - 1))
         slopes = torch.where(spread > 0, contraction.double() / spread, 0.0)
+        if not variances:
+            return slopes, None
         # The variance of the mean of K products of centred answers and centred particles.
         centred = (by_row.double() - by_row.double().mean(1, keepdim=True)).flatten(2)
         squares = torch.einsum("rkn,rkd->rnd", (weights * count) ** 2, centred**2) / count
@@ -227,13 +207,13 @@ class FreeMCG:
         of_mean = (squares - contraction.double() ** 2).clamp(min=0) / (count - 1)
         return slopes, torch.where(spread > 0, of_mean / spread**2, torch.inf)
 
-    def _asked_particles(
-        self, rows: RowScore, particles: Tensor, directions: Tensor | None
+    def _answers(
+        self, rows: RowScore, particles: Tensor, directions: Tensor | None, watch: Stopwatch
     ) -> Tensor:
         """What the particles say of each target, [R, K, n]."""
         count = self.n_particles
         copies = rows.take(slice(None), count)
-        outputs = self._asked(copies, particles)
+        outputs = outputs_at(copies, particles, watch)
         if directions is None:
             scores: Tensor = rows.score.select(outputs, copies.targets)
             return scores.reshape(count, len(rows), -1).transpose(0, 1)
