@@ -1,4 +1,4 @@
-"""The command line: ``pyxai-fast explain | info | demo``.
+"""The command line: ``pyxai-fast explain | counterfactual | info | demo``.
 
 Exit codes: 0 all done, 1 something failed, 2 the command itself was wrong, 130 interrupted.
 """
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {_version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_explain(commands)
+    _add_counterfactual(commands)
     _add_info(commands)
     _add_demo(commands)
     return parser
@@ -88,41 +89,23 @@ def _add_explain(commands: Any) -> None:
     )
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="image files")
-    add(
-        "--model",
-        required=True,
-        metavar="SPEC",
-        help="hf:NAME_OR_DIR, torchvision:NAME, timm:NAME, python:MODULE_OR_FILE.py:FACTORY, "
-        "onnx:FILE, the address of a model server (http://HOST/v2/models/NAME/infer or "
-        "http://HOST/v1/models/NAME:predict) or demo",
-    )
-    add(
-        "--model-set",
-        action="append",
-        metavar="NAME=VALUE",
-        help="an option of the model's loader, repeatable: answers, budget, cache, dtype..., for "
-        "servers also timeout, retries, token_env...; values as for --set",
-        default=[],
-    )
-    add(
-        "--preprocessing",
-        metavar="FILE",
-        help="how pictures become model inputs, in place of the model's own: JSON with mean, std, "
-        "size..., a preprocessor_config.json, or the run.json of an earlier run",
-    )
+    _add_model(parser)
     add("--out", required=True, metavar="DIR", help="folder for the results")
     add("--method", default="integrated_gradients", metavar="NAME", help="attribution method")
     add(
         "--gradient",
         default="autograd",
         metavar="NAME",
-        help="how slopes are found: autograd, or likelihood_ratio, which only asks the model",
+        help="how slopes are found: autograd, or by only asking the model: likelihood_ratio, or "
+        "freemcg (on the data manifold, with --prior)",
     )
+    _add_prior(parser, required=False)
     add(
         "--samples",
         type=_positive_int,
         metavar="N",
-        help="noisy copies for each point: of the gradient if it takes them, else of the method",
+        help="noisy copies (or particles) for each point: of the gradient if it takes them, else "
+        "of the method",
     )
     add(
         "--sigma",
@@ -164,8 +147,6 @@ def _add_explain(commands: Any) -> None:
         choices=("logit", "prob", "logprob", "margin"),
         help="which score of the class is explained",
     )
-    add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where the model runs")
-    add("--batch-size", type=_positive_int, default=16, metavar="N", help="images per batch")
     add(
         "--memory-format",
         default="auto",
@@ -179,11 +160,116 @@ def _add_explain(commands: Any) -> None:
         help="any other option of the method, repeatable; values are read as JSON, else as text",
         default=[],
     )
+    _add_run(parser)
+
+
+def _add_counterfactual(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "counterfactual",
+        _run_counterfactual,
+        "change pictures until the model takes them for another class",
+    )
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="image files")
+    add(
+        "--to",
+        required=True,
+        metavar="CLASS",
+        help="the class that is wanted: its number, or its name where the model has names",
+    )
+    _add_model(parser)
+    _add_prior(parser, required=True)
+    add("--out", required=True, metavar="DIR", help="folder for the results")
+    add("--particles", type=_positive_int, default=100, metavar="N", help="for each picture")
+    add("--steps", type=_positive_int, default=50, metavar="N", help="of the way back")
+    add(
+        "--strength",
+        type=float,
+        default=0.4,
+        metavar="S",
+        help="how far pictures are noised, from 0 to 1: more changes more",
+    )
+    add("--step-size", type=float, default=0.2, metavar="S", help="how hard the class is sought")
+    add(
+        "--proximity",
+        type=float,
+        default=0.02,
+        metavar="S",
+        help="how hard particles are drawn back to the picture",
+    )
+    add(
+        "--coupling",
+        default="ensemble",
+        choices=("ensemble", "diagonal"),
+        help="of the particles: as the equations, or as the authors released it",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="of all noise")
+    add(
+        "--set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="any other option, repeatable: eta, inflation, target_score; values are read as JSON, "
+        "else as text",
+        default=[],
+    )
+    _add_run(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """What is explained."""
+    add = parser.add_argument
+    add(
+        "--model",
+        required=True,
+        metavar="SPEC",
+        help="hf:NAME_OR_DIR, torchvision:NAME, timm:NAME, python:MODULE_OR_FILE.py:FACTORY, "
+        "onnx:FILE, the address of a model server (http://HOST/v2/models/NAME/infer or "
+        "http://HOST/v1/models/NAME:predict) or demo",
+    )
+    add(
+        "--model-set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="an option of the model's loader, repeatable: answers, budget, cache, dtype..., for "
+        "servers also timeout, retries, token_env...; values as for --set",
+        default=[],
+    )
+    add(
+        "--preprocessing",
+        metavar="FILE",
+        help="how pictures become model inputs, in place of the model's own: JSON with mean, std, "
+        "size..., a preprocessor_config.json, or the run.json of an earlier run",
+    )
+
+
+def _add_prior(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument(
+        "--prior",
+        required=required,
+        metavar="SPEC",
+        help="what pictures look like: the folder or hub name of a diffusers pipeline, or demo",
+    )
+    parser.add_argument(
+        "--prior-set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="an option of the prior's loader, repeatable: dtype, channels_last, compile, "
+        "max_rows; values as for --set",
+        default=[],
+    )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    """Where and how a command on pictures runs, and what it writes."""
+    add = parser.add_argument
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where the model runs")
+    add("--batch-size", type=_positive_int, default=16, metavar="N", help="images per batch")
     add(
         "--format",
         default="safetensors",
         choices=("safetensors", "npz"),
-        help="file format of the attributions",
+        help="file format of the numbers",
     )
     add("--no-progress", action="store_true", help="no progress bar")
     add("--overwrite", action="store_true", help="replace results that are already there")
@@ -215,6 +301,8 @@ def _run_explain(args: argparse.Namespace) -> int:
         method=args.method,
         gradient=args.gradient,
         gradient_options=_options("--gradient-set", args.gradient_set),
+        prior=args.prior,
+        prior_options=_options("--prior-set", args.prior_set),
         samples=args.samples,
         sigma=args.sigma,
         seed=args.seed,
@@ -232,6 +320,35 @@ def _run_explain(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
     )
     return explain_files(request)
+
+
+def _run_counterfactual(args: argparse.Namespace) -> int:
+    from pyxai_fast.cli_counterfactual import Request, change_files
+
+    request = Request(
+        images=args.images,
+        to=args.to,
+        model=args.model,
+        model_options=_options("--model-set", args.model_set),
+        preprocessing=args.preprocessing,
+        prior=args.prior,
+        prior_options=_options("--prior-set", args.prior_set),
+        out=args.out,
+        particles=args.particles,
+        steps=args.steps,
+        strength=args.strength,
+        step_size=args.step_size,
+        proximity=args.proximity,
+        coupling=args.coupling,
+        seed=args.seed,
+        options=_options("--set", args.set),
+        device=args.device,
+        batch_size=args.batch_size,
+        file_format=args.format,
+        progress=sys.stderr.isatty() and not args.no_progress,
+        overwrite=args.overwrite,
+    )
+    return change_files(request)
 
 
 def _run_info(args: argparse.Namespace) -> int:

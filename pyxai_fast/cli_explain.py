@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 import math
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,17 +12,29 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-import pyxai_fast
-from pyxai_fast import ops, plots
+from pyxai_fast import plots
+from pyxai_fast.cli_images import (
+    UsageError,
+    asked,
+    check_free,
+    check_packages,
+    choose_device,
+    output_names,
+    print_table,
+    read_batch,
+    save_arrays,
+    shorten,
+    surroundings,
+)
+from pyxai_fast.combinations import COMBINATIONS
 from pyxai_fast.explanation import Explanation
 from pyxai_fast.front_door import explain
-from pyxai_fast.gradients import GRADIENTS, Gradient
-from pyxai_fast.images import gaussian_blur, read_images
-from pyxai_fast.methods import METHODS
+from pyxai_fast.gradients import GRADIENTS, FreeMCG
+from pyxai_fast.images import gaussian_blur
+from pyxai_fast.methods import METHODS, AttributionMethod
 from pyxai_fast.methods.unfinished import Unfinished
 from pyxai_fast.models.black_box import BlackBox
 from pyxai_fast.models.from_url import shown_spec
@@ -33,13 +42,11 @@ from pyxai_fast.models.preprocessing import Preprocessing
 from pyxai_fast.models.preprocessing_file import read_preprocessing
 from pyxai_fast.models.query_error import QueryError
 from pyxai_fast.models.spec import LoadedModel, load_model
+from pyxai_fast.priors import Prior
+from pyxai_fast.priors.spec import load_prior
 
 # The blur baseline: 10 pixels at 224, as in the literature on perturbations.
 _BLUR_PER_PIXEL = 10.0 / 224.0
-
-
-class UsageError(ValueError):
-    """The command cannot be run as it was written; the message is one line that says why."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,8 @@ class Request:
     method: str = "integrated_gradients"
     gradient: str = "autograd"
     gradient_options: Mapping[str, Any] = field(default_factory=dict)
+    prior: str | None = None
+    prior_options: Mapping[str, Any] = field(default_factory=dict)
     samples: int | None = None
     sigma: float | None = None
     seed: int | None = None
@@ -98,13 +107,13 @@ def explain_files(request: Request) -> int:
         QueryError: A model that only answers could not; results so far are kept.
         MissingDependency: Pillow, matplotlib or safetensors is not installed.
     """
-    _check_packages(request.file_format)
-    gradient, options = _gradient_and_options(request)
+    check_packages("explain", request.file_format)
+    with_prior = _with_prior(request)
     baseline = _baseline(request)
-    device = _device(request.device)
+    device = choose_device(request.device)
     out = Path(request.out)
     names = output_names(request.images, out)
-    _check_free(out, names, request)
+    check_free(out, names, (".png", f".{request.file_format}"), request.overwrite)
 
     preprocessing = None
     if request.preprocessing is not None:
@@ -112,6 +121,11 @@ def explain_files(request: Request) -> int:
     model = load_model(
         request.model, device, options=request.model_options, preprocessing=preprocessing
     )
+    prior = None
+    if request.prior is not None:
+        size = model.preprocessing.size
+        prior = load_prior(request.prior, device, size, request.prior_options)
+    gradient, options = with_prior(prior)
     started = time.perf_counter()
     results: list[_Result] = []
     failures: list[tuple[str, str]] = []
@@ -121,7 +135,7 @@ def explain_files(request: Request) -> int:
         for first in range(0, len(request.images), request.batch_size):
             batch = request.images[first : first + request.batch_size]
             batch_names = names[first : first + request.batch_size]
-            pixels, kept, unread = _read(batch, model.preprocessing)
+            pixels, kept, unread = read_batch(batch, model.preprocessing)
             for index, reason in unread:
                 failures.append((batch[index], reason))
                 print(f"pyxai-fast: {batch[index]}: {reason}", file=sys.stderr)
@@ -176,91 +190,102 @@ def explain_files(request: Request) -> int:
     return 1 if failures else 0
 
 
-def output_names(images: Sequence[str], out: Path) -> list[str]:
-    """One name without a suffix per image: its stem, numbered where that is taken.
-
-    Taken are the names of the images before it (whatever their case, for file systems that
-    ignore it), and names whose picture would replace one of the images themselves.
-    """
-    inputs = {os.path.realpath(image) for image in images}
-    taken: set[str] = set()
-    names = []
-    for image in images:
-        stem = Path(image).stem or "image"
-        name, number = stem, 1
-        while name.casefold() in taken or os.path.realpath(out / f"{name}.png") in inputs:
-            number += 1
-            name = f"{stem}-{number}"
-        taken.add(name.casefold())
-        names.append(name)
-    return names
-
-
 # ---------------------------------------------------------------- before the model is loaded
 
 
-def _check_packages(file_format: str) -> None:
-    needed = {"PIL": "image", "matplotlib": "plot"}
-    if file_format == "safetensors":
-        needed["safetensors"] = "image"
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        extras = ",".join(sorted({needed[name] for name in missing}))
-        raise UsageError(
-            f"explain: needs {', '.join(missing)}; run: pip install pyxai-fast[{extras}]"
-        )
+# The options that a flag sets, in the words of whatever takes it.
+_FLAGS = {"samples": ("n_samples", "n_particles"), "sigma": ("sigma",), "seed": ("seed",)}
 
 
-def _gradient_and_options(request: Request) -> tuple[Gradient, dict[str, Any]]:
-    """The gradient, and the options of the method."""
+def _with_prior(request: Request) -> Callable[[Prior | None], tuple[Any, dict[str, Any]]]:
+    """Checks the options of method and gradient, and returns what puts the prior among them.
+
+    That returns the gradient, or None where the method has its own, and the method's options.
+    """
     if request.gradient not in GRADIENTS:
         raise UsageError(
             f"--gradient: must be one of {', '.join(GRADIENTS)}, got {request.gradient!r}"
         )
-    kind = GRADIENTS[request.gradient]
-    options = _method_options(request)
-    of_gradient = dict(request.gradient_options)
-    known = set(inspect.signature(kind).parameters)
-    if unknown := sorted(set(of_gradient) - known):
+    method, options = _method_class(request.method), _method_options(request)
+    named = request.method in COMBINATIONS
+    if named:
+        if request.gradient != "autograd" or request.gradient_options:
+            raise UsageError(f"--gradient: the method {request.method} has its own")
+        combination = COMBINATIONS[request.method]
+        takers = [(options, {*combination.gradient_options, *_takes(method)})]
+        asks_prior = "prior" in combination.needed
+    else:
+        kind = GRADIENTS[request.gradient]
+        of_gradient, known = dict(request.gradient_options), _parameters(kind)
+        if unknown := sorted(set(of_gradient) - known):
+            raise UsageError(
+                f"--gradient-set: options of {request.gradient} must be among "
+                f"{', '.join(sorted(known)) or 'none'}, got {', '.join(unknown)}"
+            )
+        takers = [(of_gradient, known), (options, _takes(method))]
+        asks_prior = kind is FreeMCG
+    _check_prior(request, asks_prior)
+    _set_flags(request, takers)
+
+    def with_prior(prior: Prior | None) -> tuple[Any, dict[str, Any]]:
+        given: dict[str, Any] = {"prior": prior} if asks_prior else {}
+        if named:
+            return None, options | given
+        return kind(**(of_gradient | given)), options
+
+    if not asks_prior:
+        with_prior(None)  # whatever is wrong with its options is said before the model is loaded
+    return with_prior
+
+
+def _check_prior(request: Request, asked_for: bool) -> None:
+    if asked_for and request.prior is None:
+        what = request.method if request.method in COMBINATIONS else request.gradient
         raise UsageError(
-            f"--gradient-set: options of {request.gradient} must be among "
-            f"{', '.join(sorted(known)) or 'none'}, got {', '.join(unknown)}"
+            f"--prior: must be given for {what}: demo, or the folder or hub name of a diffusers "
+            "pipeline (pyxai-fast train-prior makes one)"
         )
-    for flag, name in (("samples", "n_samples"), ("sigma", "sigma"), ("seed", "seed")):
+    if not asked_for and (request.prior is not None or request.prior_options):
+        raise UsageError(
+            f"--prior: neither the method {request.method} nor the gradient {request.gradient} "
+            "takes one"
+        )
+
+
+def _set_flags(request: Request, takers: Sequence[tuple[dict[str, Any], set[str]]]) -> None:
+    """Puts --samples, --sigma and --seed into the options of what takes them."""
+    for flag, names in _FLAGS.items():
         value = getattr(request, flag)
         if value is None:
             continue
-        takers = [
-            taken
-            for taken, takes in (
-                (of_gradient, name in known),
-                (options, _takes(METHODS[request.method], name)),
-            )
-            if takes
-        ]
-        if not takers:
+        found = [(to, name) for to, known in takers for name in names if name in known]
+        if not found:
             raise UsageError(
                 f"--{flag}: neither the method {request.method} nor the gradient "
                 f"{request.gradient} takes it"
             )
         # One seed for everything; samples and their size belong to the gradient first.
-        for taker in takers if name == "seed" else takers[:1]:
-            if name in taker:
+        for to, name in found if flag == "seed" else found[:1]:
+            if name in to:
                 raise UsageError(f"--{flag} and {name}=... say the same thing; give one of them")
-            taker[name] = value
-    return kind(**of_gradient), options
+            to[name] = value
+
+
+def _method_class(name: str) -> type[AttributionMethod]:
+    if name in COMBINATIONS:
+        name = COMBINATIONS[name].method
+    if name not in METHODS:
+        names = ", ".join(sorted((*METHODS, *COMBINATIONS)))
+        raise UsageError(f"--method: must be one of {names}, got {name!r}")
+    return METHODS[name]
 
 
 def _method_options(request: Request) -> dict[str, Any]:
-    if request.method not in METHODS:
-        raise UsageError(
-            f"--method: must be one of {', '.join(sorted(METHODS))}, got {request.method!r}"
-        )
     options = dict(request.options)
     if request.steps is not None:
         if "n_steps" in options:
             raise UsageError("--steps and --set n_steps=... say the same thing; give one of them")
-        if not _takes(METHODS[request.method], "n_steps"):
+        if "n_steps" not in _takes(_method_class(request.method)):
             raise UsageError(f"--steps: the method {request.method} has no steps")
         options["n_steps"] = request.steps
     if request.memory_format != "auto":
@@ -268,14 +293,18 @@ def _method_options(request: Request) -> dict[str, Any]:
     return options
 
 
-def _takes(method: type, option: str) -> bool:
-    functions = (method.__init__, getattr(method, "attribute", None))  # type: ignore[misc]
-    return any(option in inspect.signature(f).parameters for f in functions if f is not None)
+def _takes(method: type) -> set[str]:
+    """Options of a method, of its constructor and of the call."""
+    return _parameters(method) | _parameters(getattr(method, "attribute", None))
+
+
+def _parameters(function: Any) -> set[str]:
+    return set() if function is None else set(inspect.signature(function).parameters)
 
 
 def _baseline(request: Request) -> Callable[[Tensor, Preprocessing], Tensor | float | None]:
     """From pixels [B, C, H, W] and their preprocessing to baselines in pixels."""
-    if not _takes(METHODS[request.method], "baselines"):
+    if "baselines" not in _takes(_method_class(request.method)):
         if request.baseline is not None:
             raise UsageError(f"--baseline: the method {request.method} has no baseline")
         return lambda pixels, _: None
@@ -303,40 +332,7 @@ def _mean_colour(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     return colour.clamp(0.0, 1.0).view(1, -1, 1, 1).expand(1, *pixels.shape[1:])
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device: cuda was asked for, but torch finds no CUDA device; use cpu")
-    return torch.device(name)
-
-
-def _check_free(out: Path, names: Sequence[str], request: Request) -> None:
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out: must be a folder, got the file {out}")
-    if request.overwrite:
-        return
-    files = [f"{name}.{suffix}" for name in names for suffix in ("png", request.file_format)]
-    there = [file for file in [*files, "run.json"] if (out / file).exists()]
-    if there:
-        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise UsageError(
-            f"--out: {out} already has {there[0]}{more}; add --overwrite or name another folder"
-        )
-
-
 # ---------------------------------------------------------------- per batch and per image
-
-
-def _read(
-    batch: Sequence[str], preprocessing: Preprocessing
-) -> tuple[Tensor, list[int], list[tuple[int, str]]]:
-    """Pixels, the positions in the batch they come from, and (position, reason) of the others."""
-    pixels, _, failures = read_images(batch, preprocessing)
-    reasons = dict(failures)
-    kept = [i for i, path in enumerate(batch) if path not in reasons]
-    unread = [(i, reasons[path]) for i, path in enumerate(batch) if path in reasons]
-    return pixels, kept, unread
 
 
 def _write(
@@ -376,14 +372,8 @@ def _write(
         method=request.method,
     )
     plots.save_figure(figure, out / result.picture)
-    if request.file_format == "npz":
-        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
-        np.savez(out / result.attributions, **arrays)
-    else:
-        from safetensors.torch import save_file
-
-        text = {"method": request.method, "target": str(target), "file": image}
-        save_file(tensors, out / result.attributions, metadata=text)
+    text = {"method": request.method, "target": str(target), "file": image}
+    save_arrays(tensors, out / result.attributions, text)
     return result
 
 
@@ -424,36 +414,16 @@ def _record(
             "model": shown_spec(request.model),
             "images": list(request.images),
         },
-        "preprocessing": model.preprocessing.as_dict(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "pyxai_fast": pyxai_fast.__version__,
-        },
-        "backend": ops.backend_of(device),
-        "backends": ops.backends(),
-        "device": {
-            "type": device.type,
-            "name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-            "threads": torch.get_num_threads(),
-        },
+        **surroundings(model, device),
         "cost": {
             **totals,
             "wall_seconds": round(time.perf_counter() - started, 3),
-            **_asked(model),
+            **asked(model),
             "batches": [dict(cost) for cost in costs],
         },
         "results": [asdict(result) for result in results],
         "failures": [{"file": file, "reason": reason} for file, reason in failures],
     }
-
-
-def _asked(model: LoadedModel) -> dict[str, Any]:
-    """What a model that only answers was asked: rows sent, repetitions among them."""
-    if not isinstance(model.module, BlackBox):
-        return {}
-    return {"sent": model.module.queries, "budget": model.module.budget}
 
 
 def _print_summary(
@@ -463,8 +433,8 @@ def _print_summary(
     for result in results:
         rows.append(
             (
-                _shorten(Path(result.file).name, 40),
-                _shorten(result.class_name or "-", 32),
+                shorten(Path(result.file).name, 40),
+                shorten(result.class_name or "-", 32),
                 "-" if result.probability is None else f"{100 * result.probability:.1f}%",
                 "-" if result.delta is None else f"{result.delta:+.2e}",
                 "-" if result.error is None else f"{100 * result.error:.0f}%",
@@ -472,16 +442,6 @@ def _print_summary(
             )
         )
     if results:
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        for row in rows:
-            cells = [
-                f"{cell:>{width}}" if column in (2, 3, 4) else f"{cell:<{width}}"
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            print("  ".join(cells).rstrip())
+        print_table(rows, numbers=(2, 3, 4))
     failed = f", {len(failures)} failed" if failures else ""
     print(f"{len(results)} explained{failed}; settings and results in {out / 'run.json'}")
-
-
-def _shorten(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}\u2026"

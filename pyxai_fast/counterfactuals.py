@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,16 @@ class Counterfactuals:
     def flipped(self) -> Tensor:
         """[B] bool: the model takes the best particle for the target."""
         return self.best_outputs.argmax(1) == self.target
+
+    def example(self, position: int) -> Counterfactuals:
+        """That of one input, as a batch of one."""
+        one = slice(position, position + 1)
+
+        def of(value: Any) -> Any:
+            return value[one] if isinstance(value, Tensor) else value
+
+        changed = {f.name: of(getattr(self, f.name)) for f in fields(self) if f.name != "levels"}
+        return replace(self, **changed)
 
     def probability(self, outputs: Tensor) -> Tensor:
         """[B], of the target, from outputs [B, n]."""

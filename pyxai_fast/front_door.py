@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .combinations import COMBINATIONS
 from .errors import ArgumentError
 from .explanation import Explanation
-from .gradients import GRADIENTS, Autograd, Gradient
+from .gradients import GRADIENTS, Autograd, FreeMCG, Gradient
 from .methods import METHODS
 from .methods.arguments import baseline_tensors, input_tensors
 from .methods.attribution import AttributionMethod
@@ -51,7 +52,8 @@ def explain(
             gradient that only asks (LikelihoodRatio) any function that answers, such as a BlackBox.
         inputs: [B, ...], or a tuple of such tensors; pixels in [0, 1] when `preprocessing` is
             given, else what the model takes.
-        method: one of pyxai_fast.METHODS.
+        method: one of pyxai_fast.METHODS, or "freemcg": the signed map of a FreeMCG gradient, with
+            its options (prior=..., n_particles=..., levels=..., target_score=..., seed=...).
         target: the class to explain, for all examples or one for each; None explains the class that
             the model predicts; Targets(3, 5) explains several, from the same evaluations.
         baselines: where paths start, in the units of the inputs, for methods that have a path.
@@ -83,7 +85,16 @@ def explain(
         >>> explanation.attributions.shape, explanation.target.shape
         (torch.Size([2, 3, 2, 2]), torch.Size([2]))
     """
-    kind = _method_class(method)
+    name = method
+    if method in COMBINATIONS:
+        if gradient is not None:
+            raise ArgumentError(
+                f"explain: gradient must not be given for {method}, which has its own, got "
+                f"{gradient!r}"
+            )
+        gradient, options = COMBINATIONS[method].split(method, options)
+        name = COMBINATIONS[method].method
+    kind = _method_class(name)
     gradient = _gradient(gradient)
     at_construction, at_call = _split_options(kind, method, options)
     if standard_error is None:
@@ -179,7 +190,8 @@ def explain(
 
 def _method_class(method: str) -> type[AttributionMethod]:
     if method not in METHODS:
-        raise ArgumentError(f"explain: method must be one of {', '.join(METHODS)}, got {method!r}")
+        names = ", ".join((*METHODS, *COMBINATIONS))
+        raise ArgumentError(f"explain: method must be one of {names}, got {method!r}")
     return METHODS[method]
 
 
@@ -193,7 +205,13 @@ def _gradient(gradient: str | Gradient | None) -> Gradient:
             f"explain: gradient must be one of {', '.join(GRADIENTS)} or an instance, got "
             f"{gradient!r}"
         )
-    return GRADIENTS[gradient]()
+    kind = GRADIENTS[gradient]
+    if kind is FreeMCG:
+        raise ArgumentError(
+            "explain: gradient must be an instance where it needs a prior, FreeMCG(prior), got "
+            f"{gradient!r}"
+        )
+    return kind()  # type: ignore[call-arg]
 
 
 def _split_options(

@@ -13,7 +13,7 @@ import pytest
 
 import pyxai_fast
 from pyxai_fast.cli import main
-from pyxai_fast.cli_explain import output_names
+from pyxai_fast.cli_images import output_names
 
 pytest.importorskip("matplotlib")
 load_file = pytest.importorskip("safetensors.numpy").load_file

@@ -7,7 +7,8 @@ from .likelihood_ratio import LikelihoodRatio
 
 __all__ = ["GRADIENTS", "Autograd", "FreeMCG", "Gradient", "LikelihoodRatio", "Slopes"]
 
-GRADIENTS: dict[str, type[Autograd] | type[LikelihoodRatio]] = {
+GRADIENTS: dict[str, type[Autograd] | type[LikelihoodRatio] | type[FreeMCG]] = {
     "autograd": Autograd,
     "likelihood_ratio": LikelihoodRatio,
+    "freemcg": FreeMCG,
 }

@@ -28,6 +28,11 @@ def load_python(name: str) -> LoadedModel:
             returns an ``nn.Module`` or a ``BlackBox`` (which take pixels in [0, 1]), or one with
             its ``Preprocessing``, or a ``LoadedModel``.
     """
+    return _as_loaded(made_by_python(name), f"python:{name}")
+
+
+def made_by_python(name: str) -> Any:
+    """What the factory that a name (as of load_python, or for a prior) points to returns."""
     spec = f"python:{name}"
     where, _, factory_name = name.rpartition(":")
     if not where or not factory_name:
@@ -40,8 +45,7 @@ def load_python(name: str) -> LoadedModel:
         folders.insert(0, os.path.dirname(os.path.abspath(where)))
     with _importable(folders):
         module = _run_file(where, spec) if is_file else _import(where, spec)
-        made = _call(module, factory_name, spec)
-    return _as_loaded(made, spec)
+        return _call(module, factory_name, spec)
 
 
 @contextmanager
@@ -95,7 +99,7 @@ def _call(module: ModuleType, factory_name: str, spec: str) -> Any:
         raise ModelNotFound(f"{spec}: there is no {factory_name!r} in {module.__file__}")
     if isinstance(factory, nn.Module) or not callable(factory):
         raise ModelSpecError(
-            f"{spec}: {factory_name} must be a function without arguments that returns a model, "
+            f"{spec}: {factory_name} must be a function without arguments, "
             f"got an object of type {type(factory).__name__}"
         )
     try:
