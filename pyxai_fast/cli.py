@@ -190,7 +190,12 @@ def _add_counterfactual(commands: Any) -> None:
         metavar="S",
         help="how far pictures are noised, from 0 to 1: more changes more",
     )
-    add("--step-size", type=float, default=0.2, metavar="S", help="how hard the class is sought")
+    add(
+        "--step-size",
+        type=float,
+        metavar="S",
+        help="how hard the class is sought (default: 0.05; 0.2 for diagonal)",
+    )
     add(
         "--proximity",
         type=float,

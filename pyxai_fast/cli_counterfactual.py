@@ -67,7 +67,7 @@ class Request:
     particles: int = 100
     steps: int = 50
     strength: float = 0.4
-    step_size: float = 0.2
+    step_size: float | None = None
     proximity: float = 0.02
     coupling: str = "ensemble"
     seed: int = 0

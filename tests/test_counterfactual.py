@@ -132,7 +132,7 @@ def test_guidance_makes_the_model_say_the_target(coupling: str) -> None:
     model = tempered()
     wanted = model(x).argmin(1)
     options = {"n_particles": 60, "n_steps": 20, "coupling": coupling}
-    guided = Counterfactual(model, isotropic(), **options).generate(x, wanted)
+    guided = Counterfactual(model, isotropic(), step_size=0.2, **options).generate(x, wanted)
     free = Counterfactual(model, isotropic(), step_size=0, **options).generate(x, wanted)
     assert bool(guided.flipped.all())
     gained = guided.probability(guided.mean_outputs) - free.probability(free.mean_outputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ pytest.importorskip("matplotlib")
 from pyxai_fast import METHODS
 from pyxai_fast.demo import __main__ as demo
 from pyxai_fast.demo import data, model, runs, train
+
+PRIOR = importlib.util.find_spec("diffusers") is not None
+SHOWN = {*METHODS, *((runs.ON_MANIFOLD,) if PRIOR else ())}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -199,15 +203,16 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_demo_writes_what_it_says(written: Path) -> None:
     from safetensors.torch import load_file
 
-    names = {"gallery.png", "attributions.safetensors", "table.md", "table.json"}
+    names = {"gallery.png", "attributions.safetensors", "table.md", "table.json", "digits"}
+    names |= {"counterfactuals.png"} if PRIOR else set()
     assert {path.name for path in written.iterdir()} == names
     tensors = load_file(written / "attributions.safetensors")
-    assert tensors.keys() == {"inputs", "labels", "indices", "targets", *METHODS}
+    assert tensors.keys() == {"inputs", "labels", "indices", "targets", *SHOWN}
     images, labels = data.load_digits("test")
     assert torch.equal(tensors["inputs"], images[tensors["indices"]])
     assert torch.equal(tensors["labels"], labels[tensors["indices"]])
     assert torch.equal(tensors["targets"], model.load_demo_model()(tensors["inputs"]).argmax(1))
-    for method in METHODS:
+    for method in SHOWN:
         assert tensors[method].shape == tensors["inputs"].shape
         assert tensors[method].isfinite().all() and tensors[method].abs().max() > 0
 
@@ -221,8 +226,8 @@ def test_demo_table_is_true(written: Path) -> None:
     assert record["test"] == {k: recipe["test"][k] for k in ("images", "correct", "accuracy")}
     assert record["targets"] == tensors["targets"].tolist()
     rows = record["runs"]
-    assert [(row["method"], row["backend"]) for row in rows] == runs.plan()
-    assert {row["method"] for row in rows} == set(METHODS)
+    assert [(row["method"], row["backend"]) for row in rows] == runs.plan(PRIOR)
+    assert {row["method"] for row in rows} == SHOWN
 
     net = model.load_demo_model()
     pick = tensors["targets"][:, None]
@@ -263,9 +268,46 @@ def test_demo_prints_the_table_it_writes(
     stated = model.load_demo_recipe()["test"]
     assert f"reads {stated['correct']} of {stated['images']} test digits" in table
     lines = [line for line in table.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + len(runs.plan())
+    assert len(lines) == 2 + len(runs.plan(PRIOR))
     assert len({len(line) for line in lines}) == 1  # aligned
     assert "demo" in printed.err  # the progress bar
+
+
+def test_digits_are_written_as_pictures_for_the_commands(written: Path, tmp_path: Path) -> None:
+    from pyxai_fast.cli import main
+
+    files = {path.name for path in (written / "digits").iterdir()}
+    assert {f"{digit}.png" for digit in range(10)} < files and len(files) == 12
+    picture = str(written / "digits" / "3.png")
+    assert main(["explain", picture, "--model", "demo", "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "run.json").read_text())["results"][0]["class_name"] == "3"
+
+
+@pytest.mark.skipif(not PRIOR, reason="the demo's prior needs diffusers")
+def test_the_commands_on_the_data_manifold_run_on_the_demo(
+    written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pyxai_fast.cli import main
+
+    picture = str(written / "digits" / "3.png")
+    named = ["--model", "demo", "--prior", "demo"]
+    out = str(tmp_path / "map")
+    explain = ["explain", picture, *named, "--out", out, "--method", "freemcg", "--samples", "16"]
+    assert main(explain) == 0
+    assert (tmp_path / "map" / "3.png").stat().st_size > 10_000
+    out = str(tmp_path / "changed")
+    small = ["--particles", "16", "--steps", "12"]
+    assert main(["counterfactual", picture, *named, "--to", "8", "--out", out, *small]) == 0
+    assert (tmp_path / "changed" / "3-counterfactual.png").exists()
+    result = json.loads((tmp_path / "changed" / "run.json").read_text())["results"][0]
+    assert result["before"] == "3" and result["probability"] > 0.05
+
+
+@pytest.mark.skipif(not PRIOR, reason="the demo's prior needs diffusers")
+def test_counterfactuals_of_the_demo_are_pictures_and_figures(written: Path) -> None:
+    image = pytest.importorskip("PIL.Image").open(written / "counterfactuals.png")
+    assert min(image.size) > 800
+    assert "are read as it (" in (written / "table.md").read_text()
 
 
 def test_threads_are_put_back() -> None:

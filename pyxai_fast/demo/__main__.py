@@ -1,7 +1,8 @@
 """Explain handwritten digits with every method: ``python -m pyxai_fast.demo --out demo``.
 
-Writes gallery.png, attributions.safetensors, table.md and table.json. It needs no download and
-no GPU; the model and its weights are part of the package.
+Writes gallery.png, attributions.safetensors, table.md and table.json, the digits as pictures, and
+where diffusers is installed counterfactuals.png. It needs no download and no GPU; the model and the
+prior, with their weights, are part of the package.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import pyxai_fast
+from pyxai_fast.counterfactuals import Counterfactuals
+from pyxai_fast.demo import changes
 from pyxai_fast.demo.data import CLASS_NAMES, load_digits
 from pyxai_fast.demo.model import load_demo_model
+from pyxai_fast.demo.prior import load_demo_prior
 from pyxai_fast.demo.runs import REPEATS, Run, agreement, fastest_threads, markdown, plan, run
 from pyxai_fast.demo.train import evaluate
 from pyxai_fast.runtime.progress import progress_bar
@@ -69,27 +73,47 @@ def _demo(
     test = evaluate(model, images, labels)
     images, labels = images[chosen], labels[chosen]
     progress = not args.no_progress
+    prior = load_demo_prior() if importlib.util.find_spec("diffusers") else None
+    planned = plan(prior is not None)
     runs = []
-    bar = progress_bar(progress, len(plan()), "demo", unit=" runs")
-    for method, backend in plan():
-        runs.append(run(model, images, method, backend, steps=args.steps, progress=progress))
+    bar = progress_bar(progress, len(planned), "demo", unit=" runs")
+    for method, backend in planned:
+        runs.append(
+            run(model, images, method, backend, steps=args.steps, prior=prior, progress=progress)
+        )
         bar.update(1)
     bar.close()
+    found = None
+    if prior is not None:
+        found = changes.change(model, prior, images[: changes.DIGITS], progress=progress)
 
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
     tensors = {"inputs": images, "labels": labels, "indices": chosen, "targets": _targets(runs[0])}
     _save_tensors(tensors, runs, out / "attributions.safetensors")
     _save_gallery(runs, labels, out / "gallery.png")
-    report = _report(runs, test, labels)
+    changes.save_digits(images, labels, out / "digits")
+    if found is not None:
+        found.plot(out / "counterfactuals.png")
+    report = _report(runs, test, labels, found)
     (out / "table.md").write_text(report, encoding="utf-8")
     record = _record(runs, test, chosen, time.perf_counter() - started)
     (out / "table.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(report)
     print(
-        f"Wrote gallery.png, attributions.safetensors, table.md and table.json to {out} in "
+        f"Wrote gallery.png, {'' if found is None else 'counterfactuals.png, '}"
+        f"attributions.safetensors, table.md, table.json and digits/ to {out} in "
         f"{record['seconds']:.1f} s.\n{_look_at(runs[0], labels, out)}"
     )
+    if found is not None:
+        print(
+            f"Look at {out / 'counterfactuals.png'}: what would have to change for another digit."
+        )
+    else:
+        print(
+            "Install diffusers (pip install pyxai-fast[diffusion]) for maps on the data manifold "
+            "and counterfactuals."
+        )
 
 
 def choose(model: nn.Module, images: Tensor, labels: Tensor, n: int) -> Tensor:
@@ -197,7 +221,9 @@ def _unsigned(item: Run) -> bool:
     return bool(item.attributions.min() >= 0)
 
 
-def _report(runs: Sequence[Run], test: dict[str, Any], labels: Tensor) -> str:
+def _report(
+    runs: Sequence[Run], test: dict[str, Any], labels: Tensor, found: Counterfactuals | None
+) -> str:
     """table.md: what was explained, the table, and how far the backends agree."""
     wrong = int((_targets(runs[0]) != labels).sum())
     about = (
@@ -207,13 +233,15 @@ def _report(runs: Sequence[Run], test: dict[str, Any], labels: Tensor) -> str:
     )
     isa = pyxai_fast.ops.cpu_isa()
     notes = (
-        f"Times are of the fastest of {REPEATS} calls, the network's own work included, on "
+        f"Times are of the fastest of {REPEATS} calls (freemcg: of one), the networks' own work "
+        f"included, on "
         f"{_count(torch.get_num_threads(), 'CPU thread')}. Gradients and queries are inputs sent "
         "through the network with and without a backward pass, for the whole batch."
     )
     if isa is not None:
         notes += f" The backend cpu is the C++ kernels ({isa}), reference is PyTorch."
-    parts = ["# Handwritten digits", about, markdown(runs), agreement(runs), notes]
+    changed = None if found is None else changes.section(found)
+    parts = ["# Handwritten digits", about, markdown(runs), agreement(runs), notes, changed]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -13,13 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from pyxai_fast import ops
+from pyxai_fast.combinations import COMBINATIONS
 from pyxai_fast.explanation import Explanation
 from pyxai_fast.front_door import explain
 from pyxai_fast.methods import METHODS
+from pyxai_fast.priors import Prior
 
 # The method that is run on every backend, not only on the best one.
 COMPARED = "integrated_gradients"
 REPEATS = 3  # timed calls of each run
+# The method that asks a diffusion prior: one timed call, and fewer particles than its default.
+ON_MANIFOLD, PARTICLES = "freemcg", 32
 COLUMNS = (
     "method",
     "backend",
@@ -80,14 +84,15 @@ def cpu_backends() -> list[str]:
     return [name for name in ("cpu", "reference") if name in loaded]
 
 
-def plan() -> list[tuple[str, str]]:
+def plan(with_prior: bool) -> list[tuple[str, str]]:
     """(method, backend) of every run: all methods on the default backend, one on all."""
     backends = cpu_backends()
-    return [
+    runs = [
         (method, backend)
         for method in METHODS
         for backend in (backends if method == COMPARED else backends[:1])
     ]
+    return [*runs, (ON_MANIFOLD, backends[0])] if with_prior else runs
 
 
 @contextmanager
@@ -121,6 +126,7 @@ def run(
     backend: str,
     *,
     steps: int,
+    prior: Prior | None = None,
     progress: bool = False,
 ) -> Run:
     """Explain the predicted class of each image, and time it.
@@ -128,19 +134,22 @@ def run(
     Args:
         model: in eval mode, on the CPU; returns logits [B, n].
         images: [B, 1, 32, 32] in [0, 1].
-        method: a name in METHODS.
+        method: a name in METHODS or COMBINATIONS.
         backend: one of :func:`cpu_backends`.
         steps: points on the path, or noisy copies, for methods that have them.
+        prior: for the method that has particles.
         progress: a progress bar for the first call, which is not timed: it also measures how much
             memory the model takes, and pays for what is set up once.
     """
     options: dict[str, Any] = {
         name: steps for name in ("n_steps", "n_samples") if _takes(method, name)
     }
+    if method == ON_MANIFOLD:
+        options = {"prior": prior, "n_particles": PARTICLES}
     with ops.native_kernels(backend != "reference"):
         explanation = explain(model, images, method=method, progress=progress, **options)
         seconds = []
-        for _ in range(REPEATS):
+        for _ in range(1 if method == ON_MANIFOLD else REPEATS):
             started = time.perf_counter()
             explanation = explain(model, images, method=method, **options)
             seconds.append(time.perf_counter() - started)
@@ -210,5 +219,5 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _takes(method: str, option: str) -> bool:
-    kind: Any = METHODS[method]
+    kind: Any = METHODS[COMBINATIONS[method].method if method in COMBINATIONS else method]
     return option in inspect.signature(kind.attribute).parameters

@@ -28,7 +28,8 @@ from ..runtime.progress import progress_bar
 from ..runtime.stopwatch import Stopwatch
 from .arguments import input_tensors, to_device
 
-COUPLINGS = ("ensemble", "diagonal")
+# And the step size of each, where none is given.
+COUPLINGS = {"ensemble": 0.05, "diagonal": 0.2}
 # Streams of random numbers: of the noise at the start, and of that of step i.
 START_STREAM = 2**15 + 2**14
 STEP_STREAM = START_STREAM + 1
@@ -91,7 +92,8 @@ class Counterfactual:
         n_steps: of the way back.
         strength: how far the inputs are noised, as a share of the prior's levels: more changes
             more.
-        step_size: of the guidance, in norms of the predicted noise.
+        step_size: of the guidance, in norms of the predicted noise. By default 0.05, and for
+            "diagonal", whose particles go each its own way, 0.2, as in the release.
         step_proximity: of what draws particles back to the input (the sign of the difference: the
             gradient of its L1 norm), in the same unit.
         eta: fresh noise in each step: 0 none (DDIM), 1 as much as DDPM.
@@ -116,7 +118,7 @@ class Counterfactual:
         n_particles: int = 100,
         n_steps: int = 50,
         strength: float = 0.4,
-        step_size: float = 0.2,
+        step_size: float | None = None,
         step_proximity: float = 0.02,
         eta: float = 1.0,
         inflation: float = 1.0,
@@ -139,7 +141,7 @@ class Counterfactual:
             (enough, "n_particles", "an integer >= 2", n_particles),
             (countable, "n_steps", f"an integer from 2 to {MOST_STEPS}", n_steps),
             (0 < strength <= 1, "strength", "in (0, 1]", strength),
-            (step_size >= 0, "step_size", "at least 0", step_size),
+            (step_size is None or step_size >= 0, "step_size", "at least 0", step_size),
             (step_proximity >= 0, "step_proximity", "at least 0", step_proximity),
             (0 <= eta <= 1, "eta", "in [0, 1]", eta),
             (inflation > 0, "inflation", "greater than 0", inflation),
@@ -161,7 +163,8 @@ class Counterfactual:
             )
         self.forward_func, self.prior = forward_func, prior
         self.n_particles, self.n_steps, self.strength = n_particles, n_steps, strength
-        self.step_size, self.step_proximity, self.eta = step_size, step_proximity, eta
+        self.step_size = COUPLINGS[coupling] if step_size is None else step_size
+        self.step_proximity, self.eta = step_proximity, eta
         self.inflation, self.coupling, self.target_score = inflation, coupling, target_score
         self.seed, self.preprocessing, self.select_output = seed, preprocessing, select_output
         make = _schedule if coupling == "ensemble" else _released_schedule
