@@ -1,4 +1,4 @@
-"""The command line: ``pyxai-fast explain | counterfactual | info | demo``.
+"""The command line: ``pyxai-fast explain | counterfactual | train-prior | info | demo``.
 
 Exit codes: 0 all done, 1 something failed, 2 the command itself was wrong, 130 interrupted.
 """
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_explain(commands)
     _add_counterfactual(commands)
+    _add_train_prior(commands)
     _add_info(commands)
     _add_demo(commands)
     return parser
@@ -278,6 +279,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     add("--no-progress", action="store_true", help="no progress bar")
     add("--overwrite", action="store_true", help="replace results that are already there")
+
+
+def _add_train_prior(commands: Any) -> None:
+    from pyxai_fast.cli_train_prior import add_options, train
+
+    add_options(_add_command(commands, "train-prior", train, "train a diffusion prior on pictures"))
 
 
 def _add_info(commands: Any) -> None:

@@ -308,8 +308,9 @@ def test_networks_without_a_size_take_what_they_can_halve(diffusers: Any) -> Non
     assert prior.encode(torch.rand(1, 1, 12, 10)).shape == (1, 1, 12, 10)
     with pytest.raises(ValueError, match=r"sides that are multiples of 2, got \[1, 1, 12, 9\]"):
         prior.encode(torch.rand(1, 1, 12, 9))
-    with pytest.raises(ValueError, match="image_size must be left out for a unet of any size"):
-        DiffusionPrior(unet(size=None), diffusers.DDPMScheduler(), image_size=8)
+    given = DiffusionPrior(unet(size=None), diffusers.DDPMScheduler(), image_size=(12, 10))
+    pixels = torch.rand(1, 1, 12, 10)
+    torch.testing.assert_close(given.decode(given.encode(pixels)), pixels)
 
 
 # --- with the gradient ---------------------------------------------------------------------------

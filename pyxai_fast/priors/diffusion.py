@@ -277,11 +277,7 @@ class DiffusionPrior:
             raise ArgumentError(
                 f"DiffusionPrior: image_size must be (height, width) or one side, got {size!r}"
             )
-        if self._pixel_size is None:
-            raise ArgumentError(
-                f"DiffusionPrior: image_size must be left out for a unet of any size, got {size!r}"
-            )
-        return pair
+        return None if self._pixel_size is None else pair  # a network of any size resizes nothing
 
     def _check(self, inputs: Tensor) -> None:
         channels = self._pixel_channels
