@@ -73,13 +73,12 @@ def train(args: argparse.Namespace) -> int:
     """
     import torch
 
-    from pyxai_fast.cli_explain import UsageError
+    from pyxai_fast.cli_images import UsageError, choose_device
     from pyxai_fast.priors.recipe import PriorRecipe
     from pyxai_fast.priors.training import train_prior
     from pyxai_fast.priors.training_data import load_pictures
 
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device: cuda was asked for, but torch finds no CUDA device; use cpu")
+    device = choose_device(args.device)
     if args.threads is not None:
         if args.threads < 1:
             raise UsageError(f"--threads: must be at least 1, got {args.threads}")
@@ -93,12 +92,11 @@ def train(args: argparse.Namespace) -> int:
         PriorRecipe(size=args.size, **asked)
     pictures = load_pictures(args.data, size=args.size, channels=args.channels, key=args.key)
     recipe = PriorRecipe(size=pictures.pixels.shape[3], channels=pictures.pixels.shape[1], **asked)
-    found = "cuda" if torch.cuda.is_available() else "cpu"
     report = train_prior(
         pictures,
         recipe,
         args.out,
-        device=found if args.device == "auto" else args.device,
+        device=device,
         resume=args.resume,
         overwrite=args.overwrite,
         checkpoint_every=args.checkpoint_every,
