@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +23,34 @@ from cf_contenders import (
     CAREFUL_DIAGONAL,
     OURS,
     OURS_DIAGONAL,
+    OURS_DIAGONAL_SHORT,
+    OURS_SHORT,
     RELEASED,
+    Noise,
     coupling_of,
     key_noise,
     made,
     method,
 )
 from machine import machine
-from pyxai_fast.demo.prior import load_demo_prior
 from torch import Tensor, nn
 
 from pyxai_fast import Cost
 from pyxai_fast.demo.data import load_digits
 from pyxai_fast.demo.model import load_demo_model
+from pyxai_fast.demo.prior import load_demo_prior
 from pyxai_fast.priors import DiffusionPrior
 
 PARTICLES, STEPS, THREADS = 100, 50, 2
 # Largest root mean square difference of the particles' pixels to ours. Rounding grows along the
 # steps; eight bits change which way particles with a weight near zero are pushed.
-AGREEMENT = {CAREFUL: 0.01, CAREFUL_DIAGONAL: 0.01, RELEASED: 0.08}
+AGREEMENT = {
+    CAREFUL: 0.01,
+    CAREFUL_DIAGONAL: 0.01,
+    RELEASED: 0.08,
+    OURS_SHORT: 0.08,
+    OURS_DIAGONAL_SHORT: 0.08,
+}
 
 
 def main() -> None:
@@ -52,6 +62,7 @@ def main() -> None:
     particles, steps, rounds = (20, 5, 2) if options.quick else (PARTICLES, STEPS, 3)
     images, labels = load_digits("test")
     model, prior = load_demo_model(), load_demo_prior()
+    short = load_demo_prior(dtype=torch.bfloat16)
     result = {
         "machine_info": machine(),
         "settings": {
@@ -62,7 +73,7 @@ def main() -> None:
             "dtype": "float32",
             "prior_parameters": sum(p.numel() for p in prior.unet.parameters()),
         },
-        **run(model, prior, images[:1], (int(labels[0]) + 1) % 10, particles, steps, rounds),
+        **run(model, prior, short, images[:1], (int(labels[0]) + 1) % 10, particles, steps, rounds),
     }
     show(result)
     if options.json:
@@ -72,23 +83,27 @@ def main() -> None:
 def run(
     model: nn.Module,
     prior: DiffusionPrior,
+    short: DiffusionPrior,
     image: Tensor,
     target: int,
     particles: int,
     steps: int,
     rounds: int,
 ) -> dict[str, Any]:
-    args = (model, prior, image, target, particles, steps)
+    def call(name: str, noise: Noise | None = None) -> Callable[[], Tensor]:
+        network = short if "bfloat16" in name else prior
+        return made(name, model, network, image, target, particles, steps, noise)
+
     noise = key_noise(image, particles)
-    ours = {name: made(name, *args)() for name in (OURS, OURS_DIAGONAL)}
+    ours = {name: call(name)() for name in (OURS, OURS_DIAGONAL)}
     differences = {}
     for name, most in AGREEMENT.items():
         same = OURS if coupling_of(name) == "ensemble" else OURS_DIAGONAL
-        found = made(name, *args, noise)()
+        found = call(name, noise)()
         differences[name] = float((found - ours[same]).square().mean().sqrt())
         assert differences[name] < most, (name, differences[name])
     names = [OURS, OURS_DIAGONAL, *AGREEMENT]
-    times = take_turns({name: made(name, *args) for name in names}, rounds)
+    times = take_turns({name: call(name) for name in names}, rounds)
     parts = []
     for _ in range(rounds):
         cost = Cost()
@@ -107,6 +122,11 @@ def run(
             CAREFUL_DIAGONAL: medians[CAREFUL_DIAGONAL] / medians[OURS_DIAGONAL],
             RELEASED: medians[RELEASED] / medians[OURS_DIAGONAL],
         },
+        "speed_up_short": {
+            CAREFUL: medians[CAREFUL] / medians[OURS_SHORT],
+            CAREFUL_DIAGONAL: medians[CAREFUL_DIAGONAL] / medians[OURS_DIAGONAL_SHORT],
+            RELEASED: medians[RELEASED] / medians[OURS_DIAGONAL_SHORT],
+        },
     }
 
 
@@ -116,7 +136,9 @@ def show(result: dict[str, Any]) -> None:
     for name, row in result["seconds"].items():
         print(f"  {name:40} {row['median']:8.3f} s  (iqr {row['iqr']:.3f})")
     for name, value in result["speed_up"].items():
-        print(f"  {value:.2f}x {name} (particles differ by {result['differences'][name]:.2g})")
+        short = result["speed_up_short"][name]
+        print(f"  {value:.2f}x {name}; with the prior in bfloat16 {short:.2f}x")
+    print("  " + ", ".join(f"{k} differs by {v:.2g}" for k, v in result["differences"].items()))
     print("  " + ", ".join(f"{name} {value:.3f} s" for name, value in result["parts"].items()))
 
 

@@ -16,6 +16,8 @@ from pyxai_fast.priors import DiffusionPrior
 
 OURS = "ours, ensemble"
 OURS_DIAGONAL = "ours, diagonal"
+OURS_SHORT = "ours, bfloat16 prior, ensemble"
+OURS_DIAGONAL_SHORT = "ours, bfloat16 prior, diagonal"
 CAREFUL = "careful PyTorch, ensemble"
 CAREFUL_DIAGONAL = "careful PyTorch, diagonal"
 RELEASED = "in the style of the release, diagonal"

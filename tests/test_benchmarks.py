@@ -307,3 +307,59 @@ def test_figures_of_estimated_gradients_are_a_section() -> None:
     assert "| net | 1x3x4x4 | 2.00 s | 5.00 s (16 at a time) | 2.50x | 1.50 s | 25% |" in text
     assert "| net | 8.00 s (4.00 of ours) |" in text
     assert "| ours | 96,000 | 5.0 MB |" in text
+
+
+# --- counterfactuals -----------------------------------------------------------------------------
+
+
+def test_every_version_of_a_counterfactual_ends_with_the_same_particles() -> None:
+    pytest.importorskip("diffusers", reason="the prior needs diffusers")
+    contenders = pytest.importorskip("cf_contenders", reason="the benchmarks are not here")
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    from pyxai_fast.priors import DiffusionPrior
+
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=2,
+        block_out_channels=(4, 4), down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2, add_attention=False,
+    )  # fmt: skip
+    prior = DiffusionPrior(unet, DDPMScheduler())
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4)).eval()
+    args = (model, prior, torch.rand(1, 1, 8, 8), 2, 12, 6)
+    noise = contenders.key_noise(args[2], 12)
+    ours = {
+        name: contenders.made(name, *args)() for name in (contenders.OURS, contenders.OURS_DIAGONAL)
+    }
+    assert float((ours[contenders.OURS] - ours[contenders.OURS_DIAGONAL]).abs().max()) > 0.05
+    for name, same, most in (
+        (contenders.CAREFUL, contenders.OURS, 1e-4),
+        (contenders.CAREFUL_DIAGONAL, contenders.OURS_DIAGONAL, 1e-4),
+        (contenders.RELEASED, contenders.OURS_DIAGONAL, 0.2),
+    ):
+        found = contenders.made(name, *args, noise)()
+        assert found.shape == (12, 1, 8, 8)
+        assert float((found - ours[same]).square().mean().sqrt()) < most, name
+
+
+def test_figures_of_counterfactuals_are_a_section() -> None:
+    section = pytest.importorskip("report_counterfactual", reason="the benchmarks are not here")
+    text = "\n".join(
+        section.counterfactual_section(
+            {
+                "settings": {
+                    "n_particles": 100, "n_steps": 50, "dtype": "float32", "threads": 2,
+                    "prior_parameters": 577_689,
+                },
+                "shape": [1, 1, 32, 32],
+                "seconds": {"ours": {"median": 2.0}, "careful": {"median": 3.0}},
+                "speed_up": {"careful": 1.5},
+                "speed_up_short": {"careful": 2.5},
+                "differences": {"careful": 0.001},
+                "parts": {"prior": 1.75, "model": 0.25},
+            }
+        )
+    )  # fmt: skip
+    assert "| careful | 3.00 s | 1.50x | 2.50x | 1.0e-03 |" in text
+    assert "577,689 parameters" in text and "prior 1.75 s, model 0.25 s" in text
