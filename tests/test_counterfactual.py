@@ -208,6 +208,19 @@ def test_chunks_of_the_model_change_no_bit() -> None:
     assert_same_bits(parts.confidence, whole.confidence)
 
 
+def test_it_runs_where_the_inputs_are(device: torch.device) -> None:
+    x = torch.randn(2, FEATURES)
+    expected, found = (
+        Counterfactual(
+            Polynomial(FEATURES).to(where), isotropic(), n_particles=10, n_steps=4
+        ).generate(x.to(where), [1, 2])
+        for where in ("cpu", device)
+    )
+    assert found.best.device.type == found.confidence.device.type == torch.device(device).type
+    torch.testing.assert_close(found.mean.cpu(), expected.mean, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.confidence.cpu(), expected.confidence, rtol=1e-3, atol=1e-4)
+
+
 def test_seeds_repeat() -> None:
     x = torch.randn(2, FEATURES)
     first, again, other = (
