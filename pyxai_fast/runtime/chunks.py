@@ -93,6 +93,7 @@ class ChunkPlanner:
         purpose: what is done with the rows; each purpose is measured by itself.
         rows_per_step: rows that one step of one example takes, where they come in groups. Counts of
             rows below are then counts of groups.
+        cpu_bytes: what a chunk may write on a CPU.
     """
 
     def __init__(
@@ -102,8 +103,10 @@ class ChunkPlanner:
         max_rows: int | None,
         purpose: str = "gradient",
         rows_per_step: int = 1,
+        cpu_bytes: int = CPU_CHUNK_BYTES,
     ) -> None:
         self.device = inputs[0].device
+        self._cpu_bytes = cpu_bytes
         row_bytes = sum(x[0].numel() * x.element_size() for x in inputs if x.shape[0])
         self.row_bytes = row_bytes * rows_per_step
         self.max_rows = None if max_rows is None else max(1, max_rows // rows_per_step)
@@ -141,7 +144,7 @@ class ChunkPlanner:
 
     def _budget(self) -> int:
         if self.device.type != "cuda":
-            return CPU_CHUNK_BYTES
+            return self._cpu_bytes
         free, _ = torch.cuda.mem_get_info(self.device)
         reusable = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(
             self.device
