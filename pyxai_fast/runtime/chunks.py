@@ -93,7 +93,7 @@ class ChunkPlanner:
         purpose: what is done with the rows; each purpose is measured by itself.
         rows_per_step: rows that one step of one example takes, where they come in groups. Counts of
             rows below are then counts of groups.
-        cpu_bytes: what a chunk may write on a CPU.
+        cpu_bytes: what a chunk may write on a CPU; CPU_CHUNK_BYTES by default.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class ChunkPlanner:
         max_rows: int | None,
         purpose: str = "gradient",
         rows_per_step: int = 1,
-        cpu_bytes: int = CPU_CHUNK_BYTES,
+        cpu_bytes: int | None = None,
     ) -> None:
         self.device = inputs[0].device
         self._cpu_bytes = cpu_bytes
@@ -144,7 +144,7 @@ class ChunkPlanner:
 
     def _budget(self) -> int:
         if self.device.type != "cuda":
-            return self._cpu_bytes
+            return CPU_CHUNK_BYTES if self._cpu_bytes is None else self._cpu_bytes
         free, _ = torch.cuda.mem_get_info(self.device)
         reusable = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(
             self.device
