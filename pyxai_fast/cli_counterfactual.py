@@ -36,7 +36,7 @@ from pyxai_fast.models.from_url import shown_spec
 from pyxai_fast.models.preprocessing_file import read_preprocessing
 from pyxai_fast.models.query_error import QueryError
 from pyxai_fast.models.spec import LoadedModel, load_model
-from pyxai_fast.priors.spec import load_prior
+from pyxai_fast.priors.spec import load_prior, prior_options
 
 SUFFIXES = (".png", "-counterfactual.png")
 # Options that have a flag of their own, by the names of Counterfactual.
@@ -106,8 +106,10 @@ def change_files(request: Request) -> int:
     """
     check_packages("counterfactual", request.file_format)
     options = _options(request)
+    Counterfactual.check_options(**options)
+    prior_options(request.prior_options)
     device, out = choose_device(request.device), Path(request.out)
-    names = output_names(request.images, out)
+    names = output_names(request.images, out, SUFFIXES)
     check_free(out, names, (*SUFFIXES, f".{request.file_format}"), request.overwrite)
     preprocessing = None
     if request.preprocessing is not None:
@@ -136,6 +138,8 @@ def change_files(request: Request) -> int:
                     pixels.to(device),
                     target,
                     keep_particles=False,
+                    # So that a picture's result does not depend on what is changed beside it.
+                    numbers=[first + index for index in kept],
                     class_names=model.class_names,
                     show_progress=request.progress,
                 )

@@ -43,7 +43,7 @@ from pyxai_fast.models.preprocessing_file import read_preprocessing
 from pyxai_fast.models.query_error import QueryError
 from pyxai_fast.models.spec import LoadedModel, load_model
 from pyxai_fast.priors import Prior
-from pyxai_fast.priors.spec import load_prior
+from pyxai_fast.priors.spec import load_prior, prior_options
 
 # The blur baseline: 10 pixels at 224, as in the literature on perturbations.
 _BLUR_PER_PIXEL = 10.0 / 224.0
@@ -109,6 +109,7 @@ def explain_files(request: Request) -> int:
     """
     check_packages("explain", request.file_format)
     with_prior = _with_prior(request)
+    prior_options(request.prior_options)
     baseline = _baseline(request)
     device = choose_device(request.device)
     out = Path(request.out)

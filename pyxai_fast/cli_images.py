@@ -28,11 +28,14 @@ class UsageError(ValueError):
 # ---------------------------------------------------------------- before the model is loaded
 
 
-def output_names(images: Sequence[str], out: Path) -> list[str]:
+def output_names(
+    images: Sequence[str], out: Path, suffixes: Sequence[str] = (".png",)
+) -> list[str]:
     """One name without a suffix per image: its stem, numbered where that is taken.
 
-    Taken are the names of the images before it (whatever their case, for file systems that
-    ignore it), and names whose picture would replace one of the images themselves.
+    Taken are the files of the images before it (whatever their case, for file systems that ignore
+    it), and the images themselves: none of a name's files, with the suffixes of pictures, may be
+    one of these.
     """
     inputs = {os.path.realpath(image) for image in images}
     taken: set[str] = set()
@@ -40,10 +43,14 @@ def output_names(images: Sequence[str], out: Path) -> list[str]:
     for image in images:
         stem = Path(image).stem or "image"
         name, number = stem, 1
-        while name.casefold() in taken or os.path.realpath(out / f"{name}.png") in inputs:
+        while any(
+            f"{name}{suffix}".casefold() in taken
+            or os.path.realpath(out / f"{name}{suffix}") in inputs
+            for suffix in suffixes
+        ):
             number += 1
             name = f"{stem}-{number}"
-        taken.add(name.casefold())
+        taken.update(f"{name}{suffix}".casefold() for suffix in suffixes)
         names.append(name)
     return names
 

@@ -30,10 +30,11 @@ class Counterfactuals:
             probability of the target.
         particles: [B, K, ...], all of them; None where they were not kept.
         outputs, mean_outputs, best_outputs: [B, n], the model's logits at each.
-        confidence: [B, n_steps + 1], the mean probability of the target over the particles' clean
-            estimates at each step, and at the end.
-        spread: [B, n_steps + 1], their root mean variance, in the prior's units.
-        trajectory: [B, n_steps + 1, ...], the mean of these estimates; None where not kept.
+        confidence: [B, S], the mean probability of the target over the particles' clean estimates
+            at each of the n_steps steps, the last of which are the result; with coupling
+            "diagonal", whose last step moves them once more, S = n_steps + 1.
+        spread: [B, S], their root mean variance, in the prior's units.
+        trajectory: [B, S, ...], the mean of these estimates; None where not kept.
         levels: [n_steps], of the prior's schedule, falling.
         cost: what it took, the prior and the model apart (`cost.parts`).
         settings: the options of the call, fit for JSON.

@@ -100,14 +100,14 @@ def test_pictures_are_changed_into_the_class(
     results = record(files)["results"]
     assert [result["before"] for result in results] == ["below"] * 2
     assert all(result["flipped"] and result["probability"] > 0.5 for result in results)
-    assert record(files)["cost"]["queries"] == 2 * (20 * 9 + 2)
+    assert record(files)["cost"]["queries"] == 2 * (20 * 8 + 2)
     assert record(files)["cost"]["denoised"] == 2 * 20 * 8
     assert "2 of 2 taken for the class asked for" in capsys.readouterr().out
     from safetensors.torch import load_file
 
     tensors = load_file(out / "a.safetensors")
     assert tensors["best"].shape == tensors["mean"].shape == (1, 8, 8)
-    assert tensors["trajectory"].shape == (9, 1, 8, 8)
+    assert tensors["trajectory"].shape == (8, 1, 8, 8)
 
 
 def test_a_class_may_be_named_by_number_and_results_repeat(files: dict[str, str]) -> None:
@@ -130,6 +130,9 @@ def test_a_class_may_be_named_by_number_and_results_repeat(files: dict[str, str]
         (("--to", "0", "--prior", "nowhere/there/is"), "nowhere/there/is"),
         (("--to", "0", "--prior", "no_prior"), "the factory must return a prior"),
         (("--to", "0", "--prior-set", "dtype=float16"), "options must be left to the factory"),
+        (("--to", "0", "--prior-set", "dtype=int8"), "dtype must be one of float32, float16"),
+        (("--to", "0", "--prior-set", "speed=1"), "options must be among dtype"),
+        (("--to", "0", "--set", "inflation=much"), "inflation must be greater than 0, got 'much'"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(
@@ -144,6 +147,26 @@ def test_what_is_wrong_is_said_in_a_line(
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
     assert not (Path(files["out"]) / "run.json").exists()
+
+
+def test_a_picture_is_changed_alike_whatever_is_beside_it(files: dict[str, str]) -> None:
+    assert change(files, "--to", "0") == 0
+    parts = {**files, "out": files["out"] + "-parts"}
+    assert change(parts, "--to", "0", "--batch-size", "1") == 0
+    from safetensors.torch import load_file
+
+    for name in ("a", "b"):
+        whole = load_file(Path(files["out"]) / f"{name}.safetensors")
+        part = load_file(Path(parts["out"]) / f"{name}.safetensors")
+        assert np.allclose(whole["best"], part["best"], atol=1e-5)
+
+
+def test_results_never_replace_each_other() -> None:
+    from pyxai_fast.cli_counterfactual import SUFFIXES
+    from pyxai_fast.cli_images import output_names
+
+    names = output_names(["a.png", "a-counterfactual.png"], Path("out"), SUFFIXES)
+    assert names == ["a", "a-counterfactual-2"]
 
 
 def test_a_budget_that_runs_out_leaves_a_record(

@@ -10,7 +10,17 @@ from assertions import assert_same_bits
 from nets import Linear, Polynomial, mlp
 from torch import Tensor
 
-from pyxai_fast import Cost, IntegratedGradients, LikelihoodRatio, Preprocessing, Saliency, Targets
+from pyxai_fast import (
+    BlackBox,
+    Cost,
+    IntegratedGradients,
+    LikelihoodRatio,
+    Preprocessing,
+    QueryError,
+    Saliency,
+    Targets,
+    explain,
+)
 from pyxai_fast.gradients import FreeMCG
 from pyxai_fast.models.score import Score
 from pyxai_fast.priors import GaussianPrior, NearestNeighbourPrior, linear_schedule
@@ -241,6 +251,99 @@ def test_a_priors_space_and_the_callers_are_inverses() -> None:
     torch.testing.assert_close(fitted.mean.float(), table.mean(0))
 
 
+def test_permuted_features_permute_the_map() -> None:
+    """With a model and particles permuted alike."""
+    order = torch.randperm(FEATURES, generator=torch.Generator().manual_seed(0))
+    model, x = mlp(FEATURES).double(), torch.randn(1, FEATURES).double()
+    particles = torch.randn(30, FEATURES).double()
+
+    class Given(GaussianPrior):
+        """Denoises anything into particles that are given."""
+
+        def __init__(self, given: Tensor) -> None:
+            super().__init__(torch.zeros(FEATURES), torch.eye(FEATURES))
+            self.given = given
+
+        def predict_noise(self, noisy: Tensor, level: int) -> Tensor:
+            share = float(self.shares[level])
+            return (noisy - share**0.5 * self.given) / (1 - share) ** 0.5
+
+    plain = signed(model, FreeMCG(Given(particles), 30, levels=(100,)), x)
+    back = order.argsort()
+    permuted = signed(
+        lambda x: model(x[:, back]), FreeMCG(Given(particles[:, order]), 30, levels=(100,)),
+        x[:, order],
+    )  # fmt: skip
+    torch.testing.assert_close(permuted, plain[:, order])
+    # And the order of the particles is nothing.
+    mixed = torch.randperm(30, generator=torch.Generator().manual_seed(1))
+    shuffled = signed(model, FreeMCG(Given(particles[mixed]), 30, levels=(100,)), x)
+    torch.testing.assert_close(shuffled, plain)
+    # Affine maps of all inputs M x: the covariance gradient becomes M times it, which is then
+    # divided by the mean variance of its own particles.
+    m = torch.randn(FEATURES, FEATURES).double()
+    moved = FreeMCG(Given(particles @ m.T), 30, levels=(100,))
+    mapped = signed(lambda x: model(x @ torch.linalg.inv(m).T), moved, x @ m.T)
+
+    def mean_variance(p: Tensor) -> Tensor:
+        return p.var(0, unbiased=False).mean()
+
+    expected = plain @ m.T * mean_variance(particles) / mean_variance(particles @ m.T)
+    torch.testing.assert_close(mapped, expected)
+
+
+def test_a_path_integral_promises_completeness_for_the_score_alone() -> None:
+    model, x = Polynomial(FEATURES).double(), torch.rand(2, FEATURES).double()
+    for target, gaps in (("logit", True), ("logprob", False)):
+        gradient = FreeMCG(isotropic(), 20, levels=(50,), target=target)
+        found = explain(model, x, gradient=gradient, n_steps=3)
+        assert (found.delta is not None) == gaps
+    with pytest.raises(ValueError, match="return_convergence_delta must be False with FreeMCG"):
+        IntegratedGradients(model, gradient=gradient).attribute(
+            x, target=1, n_steps=3, return_convergence_delta=True
+        )
+
+
+def test_models_of_every_kind_are_asked() -> None:
+    x = torch.rand(2, FEATURES)
+    model = Polynomial(FEATURES)
+    gradient = FreeMCG(isotropic(), 20, levels=(50,))
+    expected = signed(model, gradient, x)
+    assert_same_bits(signed(lambda x: {"logits": model(x)}, gradient, x), expected)
+    with torch.inference_mode():
+        assert_same_bits(signed(model, gradient, x), expected)
+    scaled = Saliency(lambda x, s: model(x) * s[:, None], gradient=gradient).attribute(
+        x, target=1, abs=False, additional_forward_args=torch.ones(2)
+    )
+    assert_same_bits(scaled, expected)
+
+
+def test_a_function_that_fails_is_asked_once() -> None:
+    def breaks(x: Tensor) -> Tensor:
+        raise RuntimeError("out of order")
+
+    box = BlackBox(breaks)
+    with pytest.raises(QueryError, match="out of order"):
+        signed(box, FreeMCG(isotropic(), 10), torch.rand(1, FEATURES))
+    assert box.queries == 1
+
+
+def test_pictures_reach_the_model_in_the_memory_format_that_is_asked_for() -> None:
+    seen = set()
+
+    def model(x: Tensor) -> Tensor:
+        seen.add(x.is_contiguous(memory_format=torch.channels_last))
+        return x.flatten(1)[:, :3]
+
+    prior = GaussianPrior(torch.full((3, 4, 4), 0.5), torch.eye(48) * 0.01)
+    x, gradient = torch.rand(2, 3, 4, 4), FreeMCG(prior, 10, levels=(50,))
+    plain = signed(model, gradient, x, memory_format="contiguous")
+    assert seen == {False}
+    seen.clear()
+    assert_same_bits(signed(model, gradient, x, memory_format="channels_last"), plain)
+    assert seen == {True}
+
+
 # --- faults --------------------------------------------------------------------------------------
 
 
@@ -260,6 +363,10 @@ def test_faults_of_a_prior_are_named() -> None:
         signed(model, FreeMCG(Broken("nan"), 10), x)
     with pytest.raises(ValueError, match=r"noise of the shape of its input, \[10, 6\], got"):
         signed(model, FreeMCG(Broken("shape"), 10), x)
+    with pytest.raises(ValueError, match="FreeMCG: the model must answer with finite numbers"):
+        signed(lambda x: x * torch.inf, FreeMCG(isotropic(), 10), x)
+    with pytest.raises(ValueError, match=r"prior must be one of pyxai_fast\.priors, .* got str"):
+        FreeMCG("google/ddpm-cifar10-32")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="inputs must be one tensor"):
         Saliency(lambda a, b: a.sum(1) + b.sum(1), gradient=FreeMCG(isotropic(), 10)).attribute(
             (x, x)
@@ -290,8 +397,10 @@ def test_what_cannot_give_a_map_is_warned_about() -> None:
     ("options", "message"),
     [
         ({"n_particles": 1}, "n_particles must be an integer >= 2, got 1"),
-        ({"levels": ()}, "levels must be integers from 0 to 999, at least one"),
-        ({"levels": (1000,)}, r"levels must be integers from 0 to 999, .* got \(1000,\)"),
+        ({"levels": ()}, "levels must be different integers from 0 to 999, at least one"),
+        ({"levels": (1000,)}, r"levels must be .* from 0 to 999, .* got \(1000,\)"),
+        ({"levels": (100, 100)}, r"levels must be different integers .* got \(100, 100\)"),
+        ({"levels": 200}, "levels must be different integers from 0 to 999, .* got 200"),
         ({"target": "prob"}, "target must be one of logprob, logit, logit_diff, got 'prob'"),
     ],
 )

@@ -18,6 +18,7 @@ class Autograd:
     """
 
     needs_autograd = True
+    explains_score = True
     evaluations = 1
 
     def __repr__(self) -> str:

@@ -12,7 +12,8 @@ from .. import ops
 from ..errors import ArgumentError
 from ..models.score import RowScore
 from ..priors import Prior
-from ..priors.particles import denoised, noised, predicted_noise
+from ..priors.particles import PriorAtWork, check_prior, noised
+from ..reference.path import memory_format_of
 from ..runtime.stopwatch import Stopwatch
 from .asking import outputs_at
 from .class_directions import CLASS_TARGETS, class_directions
@@ -67,6 +68,7 @@ class FreeMCG:
         target: str = "logprob",
         seed: int = 0,
     ) -> None:
+        check_prior("FreeMCG", prior)
         if not isinstance(n_particles, int) or n_particles < 2:
             raise ArgumentError(
                 f"FreeMCG: n_particles must be an integer >= 2, got {n_particles!r}"
@@ -78,10 +80,14 @@ class FreeMCG:
                 stacklevel=2,
             )
         count = len(prior.shares)
-        if not levels or not all(isinstance(t, int) and 0 <= t < count for t in levels):
+        known = isinstance(levels, Sequence) and all(
+            isinstance(t, int) and 0 <= t < count for t in levels
+        )
+        # The particles of a level are drawn once: naming it twice would add nothing.
+        if not known or not levels or len(set(levels)) < len(levels):
             raise ArgumentError(
-                f"FreeMCG: levels must be integers from 0 to {count - 1}, at least one, got "
-                f"{levels!r}"
+                f"FreeMCG: levels must be different integers from 0 to {count - 1}, at least one, "
+                f"got {levels!r}"
             )
         if target not in CLASS_TARGETS:
             raise ArgumentError(
@@ -95,6 +101,11 @@ class FreeMCG:
             f"FreeMCG({type(self.prior).__name__}, n_particles={self.n_particles}, "
             f"levels={self.levels}, target={self.target!r}, seed={self.seed})"
         )
+
+    @property
+    def explains_score(self) -> bool:
+        """Whether the slope is that of the score itself, and not of the log-probability."""
+        return self.target == "logit"
 
     @property
     def evaluations(self) -> int:
@@ -143,18 +154,18 @@ class FreeMCG:
         The particles of a row depend on its number, the level and the seed alone.
         """
         watch = Stopwatch(x.device) if watch is None else watch
-        clean = self.prior.encode(x)
+        prior = PriorAtWork(self.prior, rows.score.cost, watch, "FreeMCG")
+        clean = prior.encode(x)
         key = ops.random_key(self.seed, FIRST_STREAM + level, device=clean.device)
         noisy = noised(clean, float(self.prior.shares[level]), n_particles, key, rows.numbers)
-        noise = predicted_noise(self.prior, noisy, level, rows.score.cost, watch, "FreeMCG")
-        return self.prior.decode(denoised(self.prior, noisy, noise, level))
+        return prior.decode(prior.denoise(noisy, prior.predict_noise(noisy, level), level))
 
     def _directions(self, rows: RowScore, x: Tensor, watch: Stopwatch) -> Tensor | None:
         """What outputs are multiplied by, [R, outputs, n]; None where scores are taken as they are.
 
         (e_c - p) for "logprob", e_c - e_other for "logit_diff".
         """
-        outputs = outputs_at(rows, x, watch)
+        outputs = outputs_at(rows, x, watch, "FreeMCG", memory_format_of(x))
         rows.score.select(outputs, rows.targets)  # checks the targets
         if outputs.dim() != 2 or outputs.shape[1] < 2 or rows.score.output != "logit":
             return None
@@ -184,7 +195,7 @@ class FreeMCG:
         """Slopes from the particles of one level and their variances, [R, n, ...], float64."""
         count = self.n_particles
         particles = self.particles(rows, x, level, count, watch)
-        answers = self._answers(rows, particles, directions, watch)  # [R, K, n]
+        answers = self._answers(rows, x, particles, directions, watch)  # [R, K, n]
         by_row = particles.unflatten(0, (count, len(x))).transpose(0, 1).contiguous()
         weights = (answers - answers.mean(1, keepdim=True)) / count
         contraction, variance = ops.ensemble_contract(by_row, weights, x)
@@ -200,20 +211,28 @@ class FreeMCG:
         slopes = torch.where(spread > 0, contraction.double() / spread, 0.0)
         if not variances:
             return slopes, None
-        # The variance of the mean of K products of centred answers and centred particles.
-        centred = (by_row.double() - by_row.double().mean(1, keepdim=True)).flatten(2)
-        squares = torch.einsum("rkn,rkd->rnd", (weights * count) ** 2, centred**2) / count
-        squares = squares.reshape(contraction.shape)
+        # The variance of the mean of K products of centred answers and centred particles. An input
+        # at a time: it takes copies of its particles.
+        squares = torch.empty_like(contraction, dtype=torch.float64)
+        for row, (own, weight) in enumerate(zip(by_row, weights, strict=True)):
+            centred = (own.double() - own.double().mean(0)).flatten(1).square_()
+            product = ((weight * count) ** 2).T @ centred / count
+            squares[row] = product.reshape(squares[row].shape)
         of_mean = (squares - contraction.double() ** 2).clamp(min=0) / (count - 1)
         return slopes, torch.where(spread > 0, of_mean / spread**2, torch.inf)
 
     def _answers(
-        self, rows: RowScore, particles: Tensor, directions: Tensor | None, watch: Stopwatch
+        self,
+        rows: RowScore,
+        x: Tensor,
+        particles: Tensor,
+        directions: Tensor | None,
+        watch: Stopwatch,
     ) -> Tensor:
         """What the particles say of each target, [R, K, n]."""
         count = self.n_particles
         copies = rows.take(slice(None), count)
-        outputs = outputs_at(copies, particles, watch)
+        outputs = outputs_at(copies, particles, watch, "FreeMCG", memory_format_of(x))
         if directions is None:
             scores: Tensor = rows.score.select(outputs, copies.targets)
             return scores.reshape(count, len(rows), -1).transpose(0, 1)

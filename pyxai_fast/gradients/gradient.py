@@ -39,6 +39,12 @@ class Gradient(Protocol):
     """
 
     @property
+    def explains_score(self) -> bool:
+        """Whether slopes are those of the score that is asked for, so that a path's integral of
+        them is a difference of scores."""
+        ...
+
+    @property
     def evaluations(self) -> int:
         """Rows that the model is asked for each point, at most."""
         ...

@@ -110,6 +110,7 @@ class LikelihoodRatio:
     """
 
     needs_autograd = False
+    explains_score = True
 
     def __init__(
         self,

@@ -15,10 +15,9 @@ from torch import Tensor
 from .. import ops
 from ..errors import ArgumentError
 from ..gradients import Autograd, Gradient, Slopes
-from ..models.black_box import BlackBox
+from ..models.black_box import BlackBox, check_remaining
 from ..models.outputs import OUTPUT_KINDS
 from ..models.preprocessing import Affine, Preprocessing
-from ..models.query_error import BudgetExceeded
 from ..models.score import ForwardFunc, Score, owner_of
 from ..paths import Path, Trace
 from ..paths.quadrature import check_quadrature
@@ -159,19 +158,16 @@ class AttributionMethod:
         Raises:
             BudgetExceeded: it is not enough.
         """
-        remaining = getattr(self.forward_func, "remaining", None)
-        early = getattr(self.gradient, "tolerance", None) or getattr(
-            self.forward_func, "cache", None
+        if getattr(self.gradient, "tolerance", None):
+            return
+        each = self.gradient.evaluations
+        besides = f", and {rows} besides" if rows else ""
+        check_remaining(
+            self.forward_func,
+            points * each + rows,
+            f"{points} points, {each} each{besides}",
+            "samples, steps or inputs",
         )
-        needed = points * self.gradient.evaluations + rows
-        if remaining is not None and not early and needed > remaining:
-            raise BudgetExceeded(
-                getattr(self.forward_func, "name", "model"),
-                f"{needed} queries are needed ({points} points, {self.gradient.evaluations} each"
-                f"{f', and {rows} besides' if rows else ''}), and the budget has {remaining} left",
-                spent=getattr(self.forward_func, "queries", 0),
-                advice="raise the budget, or ask for fewer samples, steps or inputs",
-            )
 
     def _score(
         self, inputs: tuple[Tensor, ...], target: Any, additional_forward_args: Any, cost: Cost

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,17 +16,19 @@ from ..counterfactuals import Counterfactuals
 from ..errors import ArgumentError
 from ..gradients.asking import outputs_at
 from ..gradients.class_directions import CLASS_TARGETS, class_directions
+from ..models.black_box import check_remaining, query_error_of
 from ..models.preprocessing import Affine, Preprocessing
-from ..models.query_error import BudgetExceeded
 from ..models.score import ForwardFunc, RowScore, Score
 from ..models.target import Targets
 from ..priors import Prior
-from ..priors.particles import denoised, noised, predicted_noise
+from ..priors.particles import PriorAtWork, check_prior, noised
+from ..reference.path import memory_format_of
 from ..runtime.cost import Cost
 from ..runtime.inference import outside_inference_mode
-from ..runtime.progress import progress_bar
+from ..runtime.progress import Progress, progress_bar
 from ..runtime.stopwatch import Stopwatch
 from .arguments import input_tensors, to_device
+from .loop import LoopOptions
 
 # And the step size of each, where none is given.
 COUPLINGS = {"ensemble": 0.05, "diagonal": 0.2}
@@ -34,8 +36,13 @@ COUPLINGS = {"ensemble": 0.05, "diagonal": 0.2}
 START_STREAM = 2**15 + 2**14
 STEP_STREAM = START_STREAM + 1
 MOST_STEPS = 2**13
+# From the seed of one input to that of the next: odd, and far from everything that people choose.
+SEED_STEP = 0x9E3779B97F4A7C15
 # Particles whose root mean variance is a smaller share of their size have collapsed.
 COLLAPSED = 1e-6
+# Bytes of one copy of the particles that are at work at once; there are about six copies. Inputs
+# beyond come after.
+GROUP_BYTES = 256 * 2**20
 
 
 class Step(NamedTuple):
@@ -97,8 +104,8 @@ class Counterfactual:
         step_proximity: of what draws particles back to the input (the sign of the difference: the
             gradient of its L1 norm), in the same unit.
         eta: fresh noise in each step: 0 none (DDIM), 1 as much as DDPM.
-        inflation: particles are spread about their mean by this factor after each step; 1 leaves
-            them. Somewhat more helps where they collapse.
+        inflation: the clean estimates of each step are spread about their mean by this factor; 1
+            leaves them. Somewhat more helps where particles collapse.
         coupling: "ensemble" or "diagonal".
         target_score: what the guidance raises: "logprob", "logit" or "logit_diff" (the class
             against the likeliest other).
@@ -133,27 +140,18 @@ class Counterfactual:
                 "Counterfactual: forward_func must be a callable, got "
                 f"{type(forward_func).__name__}"
             )
-        levels = len(prior.shares)
-        enough = _whole(n_particles) and n_particles >= 2
-        countable = _whole(n_steps) and 2 <= n_steps <= MOST_STEPS
-        scores = ", ".join(CLASS_TARGETS)
-        for holds, name, wanted, value in (
-            (enough, "n_particles", "an integer >= 2", n_particles),
-            (countable, "n_steps", f"an integer from 2 to {MOST_STEPS}", n_steps),
-            (0 < strength <= 1, "strength", "in (0, 1]", strength),
-            (step_size is None or step_size >= 0, "step_size", "at least 0", step_size),
-            (step_proximity >= 0, "step_proximity", "at least 0", step_proximity),
-            (0 <= eta <= 1, "eta", "in [0, 1]", eta),
-            (inflation > 0, "inflation", "greater than 0", inflation),
-            (coupling in COUPLINGS, "coupling", f"one of {', '.join(COUPLINGS)}", coupling),
-            (target_score in CLASS_TARGETS, "target_score", f"one of {scores}", target_score),
-        ):
-            if not holds:
-                raise ArgumentError(f"Counterfactual: {name} must be {wanted}, got {value!r}")
-        if int(strength * levels) < n_steps:
+        check_prior("Counterfactual", prior)
+        self.check_options(
+            n_particles=n_particles, n_steps=n_steps, strength=strength, step_size=step_size,
+            step_proximity=step_proximity, eta=eta, inflation=inflation, coupling=coupling,
+            target_score=target_score, seed=seed,
+        )  # fmt: skip
+        top = int(strength * len(prior.shares))
+        if top < n_steps or (coupling == "diagonal" and top % n_steps):
+            fits = "divide" if coupling == "diagonal" else "be at most"
             raise ArgumentError(
-                f"Counterfactual: n_steps must be at most strength * levels = "
-                f"{int(strength * levels)} for this prior, got {n_steps}"
+                f"Counterfactual: n_steps must {fits} strength * levels = {top} for this prior, "
+                f"got {n_steps}"
             )
         if n_particles < 8:
             warnings.warn(
@@ -170,10 +168,54 @@ class Counterfactual:
         make = _schedule if coupling == "ensemble" else _released_schedule
         self.schedule = make(prior.shares, n_steps, strength)
 
+    @staticmethod
+    def check_options(
+        *,
+        n_particles: Any = 100,
+        n_steps: Any = 50,
+        strength: Any = 0.4,
+        step_size: Any = None,
+        step_proximity: Any = 0.02,
+        eta: Any = 1.0,
+        inflation: Any = 1.0,
+        coupling: Any = "ensemble",
+        target_score: Any = "logprob",
+        seed: Any = 0,
+    ) -> None:
+        """Raises for options that make no sense with any model and prior."""
+        enough = _whole(n_particles) and n_particles >= 2
+        countable = _whole(n_steps) and 2 <= n_steps <= MOST_STEPS
+        sized = step_size is None or (_number(step_size) and step_size >= 0)
+        scores = ", ".join(CLASS_TARGETS)
+        for holds, name, wanted, value in (
+            (enough, "n_particles", "an integer >= 2", n_particles),
+            (countable, "n_steps", f"an integer from 2 to {MOST_STEPS}", n_steps),
+            (_number(strength) and 0 < strength <= 1, "strength", "in (0, 1]", strength),
+            (sized, "step_size", "at least 0", step_size),
+            (
+                _number(step_proximity) and step_proximity >= 0,
+                "step_proximity",
+                "at least 0",
+                step_proximity,
+            ),
+            (_number(eta) and 0 <= eta <= 1, "eta", "in [0, 1]", eta),
+            (_number(inflation) and inflation > 0, "inflation", "greater than 0", inflation),
+            (coupling in COUPLINGS, "coupling", f"one of {', '.join(COUPLINGS)}", coupling),
+            (target_score in CLASS_TARGETS, "target_score", f"one of {scores}", target_score),
+            (_whole(seed), "seed", "an integer", seed),
+        ):
+            if not holds:
+                raise ArgumentError(f"Counterfactual: {name} must be {wanted}, got {value!r}")
+
+    @property
+    def points(self) -> int:
+        """S: how often the particles are asked about."""
+        return len(self.schedule.steps) + self.schedule.steps[-1].guided
+
     @property
     def evaluations(self) -> int:
         """Queries for each input."""
-        return self.n_particles * (len(self.schedule.steps) + 1) + 2
+        return self.n_particles * self.points + 2
 
     @outside_inference_mode
     def generate(
@@ -184,6 +226,7 @@ class Counterfactual:
         *,
         keep_particles: bool = True,
         keep_trajectory: bool = True,
+        numbers: Sequence[int] | None = None,
         internal_batch_size: int | None = None,
         class_names: list[str] | None = None,
         show_progress: bool = False,
@@ -197,7 +240,9 @@ class Counterfactual:
             additional_forward_args: further arguments of the model; tensors [B, ...] are repeated
                 with their inputs.
             keep_particles: whether all last particles are returned, [B, K, ...].
-            keep_trajectory: whether the mean of each step is returned, [B, n_steps + 1, ...].
+            keep_trajectory: whether the mean of each step is returned, [B, S, ...].
+            numbers: of the inputs, by which their noise is drawn: an input with the same number
+                has the same noise in every batch. 0, 1, ... by default.
             internal_batch_size: rows sent through the model at once, at most.
             class_names: kept with the result, for pictures.
             show_progress: a bar over the steps.
@@ -210,20 +255,44 @@ class Counterfactual:
             TypeError, ValueError: naming the argument, what it must be and what it is.
             QueryError: a BlackBox could not answer, or has not the budget to.
         """
+        LoopOptions(max_rows=internal_batch_size)  # checks it
         cost = Cost() if cost is None else cost
         started = time.perf_counter()
-        x, rows = self._checked(inputs, target, additional_forward_args, cost)
-        rows.score.max_rows = internal_batch_size
-        with torch.no_grad():
-            result = self._generate(x, rows, keep_particles, keep_trajectory, show_progress, cost)
+        x, score = self._checked(inputs, target, additional_forward_args, cost)
+        score.max_rows = internal_batch_size
+        numbers = list(range(len(x))) if numbers is None else [int(n) for n in numbers]
+        if len(numbers) != len(x) or min(numbers) < 0:
+            raise ArgumentError(
+                f"Counterfactual: numbers must be {len(x)} integers >= 0, one for each input, got "
+                f"{numbers}"
+            )
+        group = max(1, GROUP_BYTES // max(1, self.n_particles * x[0].numel() * x.element_size()))
+        steps = len(self.schedule.steps) * -(-len(x) // group)
+        bar = progress_bar(show_progress, steps, "Counterfactual", unit=" steps")
+        watch, parts = Stopwatch(x.device), []
+        keep = keep_particles, keep_trajectory
+        try:
+            with torch.no_grad():
+                for first in range(0, len(x), group):
+                    part = slice(first, min(first + group, len(x)))
+                    rows = score.rows(part)
+                    parts.append(self._generate(x[part], rows, numbers[part], keep, bar, watch))
+        except Exception as error:
+            failed = query_error_of(error, self.forward_func)
+            if failed is None or failed is error:
+                raise
+            raise failed from error
+        finally:
+            bar.close()
         cost.seconds += time.perf_counter() - started
         cost.backend = ops.backend_of(x.device)
-        result.class_names = class_names
-        return result
+        cost.memory_format = "channels_last" if _channels_last(x) else "contiguous"
+        cost.add_parts(watch.seconds())
+        return self._together(x, parts, cost, class_names)
 
     def _checked(
         self, inputs: Tensor, target: Any, additional_forward_args: Any, cost: Cost
-    ) -> tuple[Tensor, RowScore]:
+    ) -> tuple[Tensor, Score]:
         """The inputs on the model's device, and the score of the target."""
         if isinstance(target, Targets) or target is None:
             raise ArgumentError(
@@ -240,16 +309,12 @@ class Counterfactual:
         batch = x.shape[0]
         if batch == 0:
             raise ArgumentError("Counterfactual: inputs must hold at least one, got none")
-        remaining = getattr(self.forward_func, "remaining", None)
-        needed = batch * self.evaluations
-        if remaining is not None and needed > remaining:
-            raise BudgetExceeded(
-                getattr(self.forward_func, "name", "model"),
-                f"{needed} queries are needed ({batch} inputs, {self.evaluations} each), and the "
-                f"budget has {remaining} left",
-                spent=getattr(self.forward_func, "queries", 0),
-                advice="raise the budget, or ask for fewer particles, steps or inputs",
-            )
+        check_remaining(
+            self.forward_func,
+            batch * self.evaluations,
+            f"{batch} inputs, {self.evaluations} each",
+            "particles, steps or inputs",
+        )
         affine = None
         if self.preprocessing is not None:
             affine = Affine(
@@ -265,71 +330,95 @@ class Counterfactual:
             cost=cost,
             affines=(affine,),
         )
-        return x, score.rows(slice(None))
+        return x, score
 
     def _generate(
         self,
         x: Tensor,
         rows: RowScore,
-        keep_particles: bool,
-        keep_trajectory: bool,
-        show_progress: bool,
-        cost: Cost,
-    ) -> Counterfactuals:
-        watch, prior, count = Stopwatch(x.device), self.prior, self.n_particles
-        outputs = outputs_at(rows, x, watch)
+        numbers: list[int],
+        keep: tuple[bool, bool],
+        bar: Progress,
+        watch: Stopwatch,
+    ) -> dict[str, Tensor | None]:
+        """What becomes of some of the inputs: fields of Counterfactuals."""
+        count, layout = self.n_particles, memory_format_of(x)
+        prior = PriorAtWork(self.prior, rows.score.cost, watch, "Counterfactual")
+        outputs = outputs_at(rows, x, watch, "Counterfactual", layout)
         target = self._classes(rows, outputs)
         origin = prior.encode(x)
         # Particles are kept with their input: its K rows are next to each other.
         copies = rows.take(torch.arange(len(x), device=x.device).repeat_interleave(count))
         classes = target.repeat_interleave(count)
+
+        def ask(clean: Tensor) -> tuple[Tensor, Tensor]:
+            """What clean particles [B, K, ...] are for the caller, and the model's answers."""
+            pixels = prior.decode(clean.flatten(0, 1))
+            return pixels, outputs_at(copies, pixels, watch, "Counterfactual", layout)
+
         key = ops.random_key(self.seed, START_STREAM, device=x.device)
-        noisy = noised(origin, self.schedule.start_share, count, key)
+        examples = torch.tensor(numbers, device=x.device)
+        noisy = noised(origin, self.schedule.start_share, count, key, examples)
         noisy = noisy.unflatten(0, (count, len(x))).transpose(0, 1).contiguous()  # [B, K, ...]
-        way = _Way(len(x), len(self.schedule.steps), keep_trajectory, prior)
-        bar = progress_bar(show_progress, len(self.schedule.steps), "Counterfactual", unit=" steps")
-        try:
-            for number, step in enumerate(self.schedule.steps):
-                flat = noisy.flatten(0, 1)
-                noise = predicted_noise(prior, flat, step.level, cost, watch, "Counterfactual")
-                clean = denoised(prior, flat, noise, step.level)
-                answers = outputs_at(copies, prior.decode(clean), watch)
-                clean = clean.unflatten(0, noisy.shape[:2])
-                way.note(number, clean, answers, classes)
-                if step.guided:
-                    noisy = self._step(number, step, clean, noise, answers, classes, origin)
-                else:
-                    noisy = clean
-                bar.update(1)
-        finally:
-            bar.close()
-        if prior.bounds is not None:
-            noisy = noisy.clamp(*prior.bounds)
-        pixels = prior.decode(noisy.flatten(0, 1))
-        answers = outputs_at(copies, pixels, watch)
-        way.note(len(self.schedule.steps), noisy, answers, classes)
-        way.warn_of_collapse()
+        way = _Way(len(x), self.points, keep[1], prior, classes)
+        for number, step in enumerate(self.schedule.steps):
+            flat = noisy.flatten(0, 1)
+            noise = prior.predict_noise(flat, step.level)
+            clean = prior.denoise(flat, noise, step.level).unflatten(0, noisy.shape[:2])
+            if self.inflation != 1 and step.guided:
+                mean = clean.mean(1, keepdim=True)
+                clean = prior.bound(mean + self.inflation * (clean - mean))
+            pixels, answers = ask(clean)
+            way.note(clean, answers)
+            if step.guided:
+                del pixels
+                noise = noise.unflatten(0, noisy.shape[:2])
+                self._step(number, step, clean, noise, answers, classes, origin, numbers, noisy)
+            else:
+                noisy = clean
+            del clean, noise
+            bar.update(1)
+        if self.schedule.steps[-1].guided:
+            noisy = prior.bound(noisy)
+            pixels, answers = ask(noisy)
+            way.note(noisy, answers)
+        way.warn_of_collapse(numbers)
         particles = pixels.unflatten(0, (len(x), count))
+        answers = answers.unflatten(0, (len(x), count))
         mean = particles.mean(1)
-        best = _nearest(particles, x, answers.unflatten(0, (len(x), count)), target)
+        best = _nearest(particles, x, answers, target)
         each = torch.arange(len(x), device=x.device)
-        mean_outputs = outputs_at(rows, mean, watch)
-        cost.add_parts(watch.seconds())
+        return {
+            "target": target,
+            "mean": mean,
+            "best": particles[each, best],
+            "particles": particles if keep[0] else None,
+            "outputs": outputs,
+            "mean_outputs": outputs_at(rows, mean, watch, "Counterfactual", layout),
+            "best_outputs": answers[each, best],
+            "confidence": torch.stack(way.confidence, 1),
+            "spread": torch.stack(way.spread, 1),
+            "trajectory": torch.stack(way.means, 1) if keep[1] else None,
+        }
+
+    def _together(
+        self,
+        x: Tensor,
+        parts: list[dict[str, Tensor | None]],
+        cost: Cost,
+        class_names: list[str] | None,
+    ) -> Counterfactuals:
+        found: dict[str, Any] = {}
+        for name, first in parts[0].items():
+            values = [part[name] for part in parts]
+            found[name] = None if first is None else torch.cat([v for v in values if v is not None])
         return Counterfactuals(
             inputs=x,
-            target=target,
-            mean=mean,
-            best=particles[each, best],
-            particles=particles if keep_particles else None,
-            outputs=outputs,
-            mean_outputs=mean_outputs,
-            best_outputs=answers.unflatten(0, (len(x), count))[each, best],
-            confidence=way.confidence,
-            spread=way.spread,
-            trajectory=None if way.means is None else torch.stack(way.means, 1),
             levels=torch.tensor([step.level for step in self.schedule.steps]),
             cost=cost,
             settings=self._settings(),
+            class_names=class_names,
+            **found,
         )
 
     def _classes(self, rows: RowScore, outputs: Tensor) -> Tensor:
@@ -352,8 +441,10 @@ class Counterfactual:
         answers: Tensor,
         classes: Tensor,
         origin: Tensor,
-    ) -> Tensor:
-        """The particles of the next level, [B, K, ...]."""
+        numbers: list[int],
+        out: Tensor,
+    ) -> None:
+        """The particles of the next level, [B, K, ...], written to `out`."""
         shape = clean.shape[:2]
         directions = class_directions(answers, classes[:, None], self.target_score)[:, :, 0]
         directions = directions.unflatten(0, shape)
@@ -363,31 +454,30 @@ class Counterfactual:
         if self.coupling == "ensemble":
             # matrix[j, k] = (F_k - F) (e_c - P_j) / K; its rows sum to zero, as the F_k - F do.
             matrix = directions @ logits.transpose(1, 2) / shape[1]
-            guide = ops.ensemble_transform(
-                clean, matrix.to(clean.dtype), origin, add_particles=False
-            )
+            guide = ops.ensemble_transform(clean, matrix, origin, add_particles=False)
         else:
-            weights = (directions * logits).sum(2).to(clean.dtype)
+            # Of the weights only the signs count.
+            weights = (directions * logits).sum(2)
             center = ops.ensemble_moments(clean)[0].to(clean.dtype)
-        key = ops.random_key(self.seed, STEP_STREAM + number, device=clean.device)
-        following = ops.guided_step(
-            clean,
-            noise.unflatten(0, shape),
-            guide,
-            alpha_bar=step.share,
-            alpha_bar_next=step.share_next,
-            eta=self.eta,
-            step_size=self.step_size,
-            step_proximity=self.step_proximity,
-            origin=origin,
-            center=center,
-            weights=weights,
-            key=key,
-        )
-        if self.inflation != 1:
-            mean = following.mean(1, keepdim=True)
-            following = mean + self.inflation * (following - mean)
-        return following
+        for i, example in enumerate(numbers):
+            one = slice(i, i + 1)
+            # A seed for each input: the op's noise goes by the place in the batch.
+            seed = (self.seed + example * SEED_STEP) % 2**64
+            ops.guided_step(
+                clean[one],
+                noise[one],
+                guide[one],
+                alpha_bar=step.share,
+                alpha_bar_next=step.share_next,
+                eta=self.eta,
+                step_size=self.step_size,
+                step_proximity=self.step_proximity,
+                origin=origin[one],
+                center=None if center is None else center[one],
+                weights=None if weights is None else weights[one],
+                key=ops.random_key(seed, STEP_STREAM + number, device=clean.device),
+                out=out[one],
+            )
 
     def _settings(self) -> dict[str, Any]:
         names = (
@@ -399,41 +489,47 @@ class Counterfactual:
 
 
 class _Way:
-    """What is noted at each step."""
+    """What is noted each time that the particles were asked about."""
 
-    def __init__(self, batch: int, n_steps: int, keep_means: bool, prior: Prior) -> None:
-        self.confidence = torch.zeros(batch, n_steps + 1, dtype=torch.float64)
-        self.spread = torch.zeros(batch, n_steps + 1, dtype=torch.float64)
-        self.means: list[Tensor] | None = [] if keep_means else None
-        self.prior = prior
+    def __init__(
+        self, batch: int, points: int, keep_means: bool, prior: PriorAtWork, classes: Tensor
+    ) -> None:
+        self.confidence: list[Tensor] = []
+        self.spread: list[Tensor] = []
+        self.means: list[Tensor] = []
+        self._keep_means, self._prior, self._classes = keep_means, prior, classes
         self._collapsed: list[Tensor] = []
 
-    def note(self, number: int, clean: Tensor, answers: Tensor, classes: Tensor) -> None:
-        if number == 0:
-            self.confidence = self.confidence.to(clean.device)
-            self.spread = self.spread.to(clean.device)
-        shape = clean.shape[:2]
-        p = answers.softmax(1).gather(1, classes[:, None])
-        self.confidence[:, number] = p.reshape(shape).mean(1)
+    def note(self, clean: Tensor, answers: Tensor) -> None:
+        p = answers.softmax(1).gather(1, self._classes[:, None])
+        self.confidence.append(p.reshape(clean.shape[:2]).mean(1))
         mean, variance = ops.ensemble_moments(clean)
         spread = variance.double().flatten(1).mean(1).sqrt()
-        self.spread[:, number] = spread
+        self.spread.append(spread)
         size = clean.flatten(1).norm(dim=1, dtype=torch.float64) / clean[0].numel() ** 0.5
         self._collapsed.append(spread <= COLLAPSED * size)
-        if self.means is not None:
-            self.means.append(self.prior.decode(mean.to(clean.dtype)))
+        if self._keep_means:
+            self.means.append(self._prior.decode(mean.to(clean.dtype)))
 
-    def warn_of_collapse(self) -> None:
+    def warn_of_collapse(self, numbers: list[int]) -> None:
         collapsed = torch.stack(self._collapsed, 1)
         if bool(collapsed.any()):
-            which = collapsed.any(1).nonzero()[:, 0].tolist()
-            first = int(collapsed[which[0]].nonzero()[0])
+            which = [numbers[i] for i in collapsed.any(1).nonzero()[:, 0].tolist()]
+            first = int(collapsed.any(0).nonzero()[0])
             warnings.warn(
                 f"Counterfactual: the particles of inputs {which} coincide from step {first} on, "
                 "so that there is nothing to learn from them; try inflation=1.02, a smaller "
                 "step_size or more particles",
                 stacklevel=2,
             )
+
+
+def _channels_last(x: Tensor) -> bool:
+    return bool(memory_format_of(x) == torch.channels_last)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _whole(value: Any) -> bool:
@@ -469,7 +565,9 @@ def _released_schedule(shares: Tensor, n_steps: int, strength: float) -> Schedul
 
 def _nearest(particles: Tensor, x: Tensor, answers: Tensor, target: Tensor) -> Tensor:
     """Which particle is best, [B]: see Counterfactuals.best."""
-    distance = (particles - x[:, None]).abs().flatten(2).mean(2)
+    distance = torch.stack(
+        [(own - one).abs().flatten(1).mean(1) for own, one in zip(particles, x, strict=True)]
+    )
     hit = answers.argmax(2) == target[:, None]
     p = answers.log_softmax(2).gather(2, target[:, None, None].expand(-1, answers.shape[1], 1))
     nearest = distance.masked_fill(~hit, torch.inf).argmin(1)

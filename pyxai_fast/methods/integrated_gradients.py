@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
 from ..gradients import Gradient
 from ..models.preprocessing import Preprocessing
 from ..models.query_error import QueryError
@@ -66,7 +67,7 @@ class IntegratedGradients(AttributionMethod):
         return self._multiply_by_inputs
 
     def has_convergence_delta(self) -> bool:
-        return True
+        return self.gradient.explains_score
 
     def check_call(self, n_steps: int = 50, method: str = "gausslegendre", **options: Any) -> None:
         Recipe(self.path, n_steps, method, self._multiply_by_inputs)
@@ -126,6 +127,11 @@ class IntegratedGradients(AttributionMethod):
             TypeError, ValueError: naming the argument, what it must be and what it is, before the
                 model is asked (a target is checked with the model's first answer).
         """
+        if return_convergence_delta and not self.has_convergence_delta():
+            raise ArgumentError(
+                f"attribute: return_convergence_delta must be False with {self.gradient!r}, whose "
+                "slopes are not those of the score, got True"
+            )
         cost = Cost() if cost is None else cost
         attributions, errors = self._attribute(
             inputs,

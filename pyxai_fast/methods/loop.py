@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import ops
 from ..errors import ArgumentError
 from ..gradients import Gradient, Slopes
-from ..models.black_box import BlackBox
+from ..models.black_box import query_error_of
 from ..models.query_error import QueryError
 from ..models.score import Score, module_of, owner_of
 from ..paths import Trace
@@ -97,17 +97,11 @@ def contract(
     try:
         run_chunks(work, planner, run, cost, measure)
     except Exception as error:
-        if not isinstance(error, QueryError):
-            box = score.forward
-            if not isinstance(box, BlackBox) or isinstance(error, (ValueError, TypeError)):
-                raise
-            # Whatever else a function raises, what it has answered was paid for.
-            reason = f"{type(error).__name__}: {error}"
-            failed = QueryError(box.name, reason, spent=box.queries)
-            failed.__cause__ = error
-            error = failed
+        failed = query_error_of(error, score.forward)
+        if failed is None:
+            raise
         finished = (run.steps_done == work.steps.stop).nonzero()[:, 0]
-        raise Interrupted(error, finished, run.totals()) from error
+        raise Interrupted(failed, finished, run.totals()) from error
     finally:
         bar.close()
     return run.totals()

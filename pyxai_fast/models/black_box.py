@@ -18,7 +18,7 @@ from .answer_cache import as_answer_cache, distinct
 from .answer_source import AnswerSource, FunctionSource, has_rows, take_rows
 from .outputs import output_tensor
 from .query_budget import QueryBudget
-from .query_error import QueryError
+from .query_error import BudgetExceeded, QueryError
 
 TINY = float(torch.finfo(torch.float32).tiny)
 """The smallest probability that is told from zero: 2^-126, whose logarithm is -87.3."""
@@ -505,6 +505,39 @@ class _PredictProba:
 def check_answers(answers: str) -> None:
     if answers not in ("logits", "probabilities"):
         raise ArgumentError(f"BlackBox: answers must be logits or probabilities, got {answers!r}")
+
+
+def query_error_of(error: Exception, forward: Any) -> QueryError | None:
+    """What a model that only answers failed with, or None for an error that is not its own.
+
+    Whatever a function raises, what it has answered was paid for; wrong arguments are the caller's.
+    """
+    if isinstance(error, QueryError):
+        return error
+    if not isinstance(forward, BlackBox) or isinstance(error, (ValueError, TypeError)):
+        return None
+    failed = QueryError(forward.name, f"{type(error).__name__}: {error}", spent=forward.queries)
+    failed.__cause__ = error
+    return failed
+
+
+def check_remaining(forward: Any, needed: int, detail: str, advice: str) -> None:
+    """Refuses what a model with a budget could not answer in full, before it is asked.
+
+    Where answers may come from a cache, nobody knows what is needed.
+
+    Raises:
+        BudgetExceeded: it is not enough.
+    """
+    remaining = getattr(forward, "remaining", None)
+    if remaining is None or getattr(forward, "cache", None) or needed <= remaining:
+        return
+    raise BudgetExceeded(
+        getattr(forward, "name", "model"),
+        f"{needed} queries are needed ({detail}), and the budget has {remaining} left",
+        spent=getattr(forward, "queries", 0),
+        advice=f"raise the budget, or ask for fewer {advice}",
+    )
 
 
 def as_dtype(dtype: Any) -> torch.dtype | None:

@@ -16,8 +16,9 @@ from .latents import LatentSpace
 from .noise_schedule import NoiseSchedule
 from .pretrained import load_parts
 
-# Noisy copies of pixels stay within this; inputs in other units hardly do.
-PLAUSIBLE = (-1.0, 2.0)
+# Pixels from 0 to 1, and what resizing or a step along a slope makes of them, stay within this;
+# inputs in other units, such as from -1 to 1, do not.
+PLAUSIBLE = (-0.5, 1.5)
 
 
 class DiffusionPrior:

@@ -11,6 +11,29 @@ from ..errors import ArgumentError
 from ..models.from_python import made_by_python
 from .prior import Prior
 
+# Of DiffusionPrior.from_pretrained, as they may be given in words.
+OPTIONS = ("dtype", "channels_last", "compile", "max_rows", "class_label", "image_size")
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def prior_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as words and numbers, checked and ready for the prior; before anything is loaded."""
+    if unknown := sorted(set(options) - set(OPTIONS)):
+        raise ArgumentError(
+            f"prior: options must be among {', '.join(OPTIONS)}, got {', '.join(unknown)}"
+        )
+    ready = dict(options)
+    if ready.get("dtype") is not None:
+        if ready["dtype"] not in _DTYPES:
+            raise ArgumentError(
+                f"prior: dtype must be one of {', '.join(_DTYPES)}, got {ready['dtype']!r}"
+            )
+        ready["dtype"] = _DTYPES[ready["dtype"]]
+    for name in ("channels_last", "compile"):
+        if name in ready and not isinstance(ready[name], bool):
+            raise ArgumentError(f"prior: {name} must be true or false, got {ready[name]!r}")
+    return ready
+
 
 def load_prior(
     spec: str,
@@ -27,21 +50,17 @@ def load_prior(
         device: where it runs.
         image_size: of the pictures, where it may differ from the prior's own: they are resized on
             the way in and out.
-        options: of DiffusionPrior.from_pretrained.
+        options: as `prior_options` takes them.
 
     Raises:
         ValueError: naming what is wrong with the spec or an option.
         MissingDependency: diffusers is not installed.
     """
-    options = dict(options or {})
-    if spec == "demo":
-        from ..demo.prior import load_demo_prior
-
-        return load_demo_prior(device=device, **options)
+    given = prior_options(options or {})
     if spec.startswith("python:"):
-        if options:
+        if given:
             raise ArgumentError(
-                f"prior: options must be left to the factory of {spec}, got {', '.join(options)}"
+                f"prior: options must be left to the factory of {spec}, got {', '.join(given)}"
             )
         made = made_by_python(spec.removeprefix("python:"))
         if not all(hasattr(made, name) for name in ("shares", "predict_noise", "encode", "decode")):
@@ -51,6 +70,11 @@ def load_prior(
             )
         prior: Prior = made
         return prior
+    given = {"image_size": image_size} | given
+    if spec == "demo":
+        from ..demo.prior import load_demo_prior
+
+        return load_demo_prior(device=device, **given)
     from .diffusion import DiffusionPrior
 
-    return DiffusionPrior.from_pretrained(spec, device=device, image_size=image_size, **options)
+    return DiffusionPrior.from_pretrained(spec, device=device, **given)
