@@ -48,7 +48,12 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 def test_types_and_weights_are_shipped() -> None:
     package = resources.files("pyxai_fast")
-    for name in ("py.typed", "demo/digits_cnn.safetensors", "demo/digits_cnn.json"):
+    for name in (
+        "py.typed",
+        "demo/digits_cnn.safetensors",
+        "demo/digits_cnn.json",
+        "demo/digits_prior/model_index.json",
+    ):
         assert (package / name).is_file(), name
 
 

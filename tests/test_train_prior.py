@@ -158,7 +158,7 @@ def test_training_learns_to_denoise(tmp_path: Path) -> None:
     recipe = replace(
         TINY,
         widths=(16, 16),
-        steps=250,
+        steps=150,
         batch_size=16,
         learning_rate=3e-3,
         warm_up=20,
