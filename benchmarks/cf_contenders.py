@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,8 @@ OURS_DIAGONAL_SHORT = "ours, bfloat16 prior, diagonal"
 CAREFUL = "careful PyTorch, ensemble"
 CAREFUL_DIAGONAL = "careful PyTorch, diagonal"
 RELEASED = "in the style of the release, diagonal"
+# The same, with particles asked about as they are: only to be compared with.
+UNROUNDED = "in the style of the release but for 8 bits, diagonal"
 STEP_SIZE, PROXIMITY, STRENGTH, SEED = 0.2, 0.02, 0.4, 0
 # Particles that the release denoises at once.
 RELEASED_ROWS = 10
@@ -72,7 +75,13 @@ def made(
         def noise(step: int) -> Tensor:
             return torch.randn(shape, generator=generator)
 
-    other = released if name == RELEASED else careful
+    others = {
+        RELEASED: released,
+        UNROUNDED: functools.partial(
+            released, picture_of=lambda particle: particle[None] / 2 + 0.5
+        ),
+    }
+    other = others.get(name, careful)
     return lambda: other(model, prior, image, target, ours.schedule, coupling_of(name), noise)
 
 
@@ -141,6 +150,7 @@ def released(
     schedule: Schedule,
     coupling: str,
     noise: Noise,
+    picture_of: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """As the authors' program goes about it: particles one by one through pictures of 8 bits.
 
@@ -154,7 +164,7 @@ def released(
         predicted = torch.cat(parts)
         clean = (x - predicted * (1 - step.share) ** 0.5) / step.share**0.5
         clean = torch.clip(clean, -1, 1)
-        logits = torch.cat([model(eight_bits(particle)) for particle in clean])
+        logits = torch.cat([model((picture_of or eight_bits)(particle)) for particle in clean])
         one_hot = torch.zeros_like(logits)
         one_hot[:, target] = 1
         direction = one_hot - logits.softmax(dim=1)

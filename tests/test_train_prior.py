@@ -398,3 +398,32 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one(tmp_path: Path) -> 
     with pytest.raises(OSError, match="disk full"):
         training._write(path, broken)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+# --- what must not be lost -----------------------------------------------------------------------
+
+
+def test_resuming_never_replaces_what_it_did_not_begin(trained: Path, tmp_path: Path) -> None:
+    foreign = DiffusionPrior.from_pretrained(trained).unet
+    foreign.save_pretrained(tmp_path / "unet")
+    before = (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    with pytest.raises(ArgumentError, match="already has unet; resume, overwrite or name another"):
+        run(tmp_path, resume=True)
+    assert (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before
+    with pytest.raises(ArgumentError, match="holds a finished prior of other pictures"):
+        run(trained, resume=True, pictures=bars(24))
+
+
+def test_something_must_be_left_to_train_on(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"held_out must leave pictures to train on, got 0\.99"):
+        run(tmp_path, replace(TINY, held_out=0.99))
+
+
+@pytest.mark.parametrize("levels", [50, 1000])
+def test_the_last_level_is_noise_whatever_their_number(levels: int) -> None:
+    from pyxai_fast.priors import linear_schedule
+
+    scheduler = training.make_scheduler(replace(TINY, levels=levels))
+    shares = scheduler.alphas_cumprod.double()
+    assert float(shares[-1]) < 1e-3 and float(shares[0]) > 0.99
+    torch.testing.assert_close(linear_schedule(levels), shares, rtol=1e-3, atol=1e-6)

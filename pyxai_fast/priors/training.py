@@ -94,7 +94,12 @@ def train_prior(
         raise ArgumentError(
             f"train_prior: checkpoint_every must be at least 1, got {checkpoint_every!r}"
         )
-    finished = _claim(out, recipe, resume, overwrite)
+    if len(pictures) - _held_out(recipe, pictures) < 1:
+        raise ArgumentError(
+            f"train_prior: held_out must leave pictures to train on, got {recipe.held_out} of "
+            f"{len(pictures)}"
+        )
+    finished = _claim(out, recipe, pictures, resume, overwrite)
     if finished is not None:
         say(f"{out} is finished")
         return finished
@@ -145,7 +150,13 @@ def make_unet(recipe: PriorRecipe) -> Any:
 
 
 def make_scheduler(recipe: PriorRecipe) -> Any:
-    return _diffusers().DDPMScheduler(num_train_timesteps=recipe.levels)
+    # The betas are those of 1000 levels; with fewer, each takes as much more of the signal.
+    factor = 1000 / recipe.levels
+    return _diffusers().DDPMScheduler(
+        num_train_timesteps=recipe.levels,
+        beta_start=1e-4 * factor,
+        beta_end=min(2e-2 * factor, 0.999),
+    )
 
 
 def held_out_losses(prior: DiffusionPrior, pixels: Tensor, device: torch.device) -> dict[str, Any]:
@@ -191,7 +202,7 @@ class _Run:
     def __init__(self, pictures: Pictures, recipe: PriorRecipe, device: torch.device) -> None:
         self.pictures, self.recipe, self.device = pictures, recipe, device
         order = torch.randperm(len(pictures), generator=_generator(recipe, "split"))
-        count = max(1, round(recipe.held_out * len(pictures)))
+        count = _held_out(recipe, pictures)
         self.held_out = pictures.take(order[:count][:MOST_MEASURED])
         self.trained_on = order[count:]
         self.scheduler = make_scheduler(recipe)
@@ -378,7 +389,13 @@ def shifted(pictures: Tensor, most: int) -> Tensor:
     return moved.permute(0, 3, 1, 2).contiguous()
 
 
-def _claim(out: Path, recipe: PriorRecipe, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+def _held_out(recipe: PriorRecipe, pictures: Pictures) -> int:
+    return max(1, round(recipe.held_out * len(pictures)))
+
+
+def _claim(
+    out: Path, recipe: PriorRecipe, pictures: Pictures, resume: bool, overwrite: bool
+) -> dict[str, Any] | None:
     """Makes the folder ready; the report of a run that is finished already, when resuming."""
     if resume and overwrite:
         raise ArgumentError("train_prior: resume and overwrite exclude each other, got both")
@@ -387,13 +404,15 @@ def _claim(out: Path, recipe: PriorRecipe, resume: bool, overwrite: bool) -> dic
     there = [name for name in WRITTEN if (out / name).exists()]
     if resume and (out / REPORT).exists():
         report: dict[str, Any] = json.loads((out / REPORT).read_text(encoding="utf-8"))
-        if report.get("recipe") == json.loads(json.dumps(asdict(recipe))):
+        same = report.get("data", {}).get("fingerprint") == pictures.fingerprint
+        if same and report.get("recipe") == json.loads(json.dumps(asdict(recipe))):
             return report
         raise ArgumentError(
-            f"train_prior: {out} holds a finished prior of another recipe; overwrite it or name "
-            "another folder"
+            f"train_prior: {out} holds a finished prior of "
+            f"{'another recipe' if same else 'other pictures'}; overwrite it or name another folder"
         )
-    if there and not resume and not overwrite:
+    going_on = resume and (out / CHECKPOINT).exists()
+    if there and not going_on and not overwrite:
         raise ArgumentError(
             f"train_prior: {out} already has {there[0]}; resume, overwrite or name another folder"
         )
