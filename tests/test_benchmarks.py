@@ -327,7 +327,7 @@ def test_every_version_of_a_counterfactual_ends_with_the_same_particles() -> Non
     )  # fmt: skip
     prior = DiffusionPrior(unet, DDPMScheduler())
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4)).eval()
-    args = (model, prior, torch.rand(1, 1, 8, 8), 2, 12, 6)
+    args = (model, prior, torch.rand(1, 1, 8, 8), 2, 12, 5)
     noise = contenders.key_noise(args[2], 12)
     ours = {
         name: contenders.made(name, *args)() for name in (contenders.OURS, contenders.OURS_DIAGONAL)
