@@ -93,6 +93,7 @@ class ChunkPlanner:
         purpose: what is done with the rows; each purpose is measured by itself.
         rows_per_step: rows that one step of one example takes, where they come in groups. Counts of
             rows below are then counts of groups.
+        repeats: how often a chunk asks the model for its rows, one time after the other.
     """
 
     def __init__(
@@ -102,10 +103,13 @@ class ChunkPlanner:
         max_rows: int | None,
         purpose: str = "gradient",
         rows_per_step: int = 1,
+        repeats: int = 1,
     ) -> None:
         self.device = inputs[0].device
         row_bytes = sum(x[0].numel() * x.element_size() for x in inputs if x.shape[0])
         self.row_bytes = row_bytes * rows_per_step
+        # On a GPU what counts is the peak, however often it is reached.
+        self._repeats = 1 if self.device.type == "cuda" else repeats
         self.max_rows = None if max_rows is None else max(1, max_rows // rows_per_step)
         self._key = (purpose, rows_per_step, self.device, *((x.shape[1:], x.dtype) for x in inputs))
         try:
@@ -124,7 +128,7 @@ class ChunkPlanner:
 
     def learn(self, written: int, rows: int) -> None:
         """Takes in what a chunk of `rows` rows made the model write; points come on top."""
-        self._costs[self._key] = max(1, ceil_div(written, rows) + self.row_bytes)
+        self._costs[self._key] = max(1, ceil_div(written, rows * self._repeats) + self.row_bytes)
 
     def shrink(self, rows: int) -> None:
         """Called when a chunk of `rows` rows did not fit: from now on at most half as many."""
