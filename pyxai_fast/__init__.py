@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from .front_door import explain
     from .gradients import GRADIENTS, Autograd, FreeMCG, Gradient, LikelihoodRatio
     from .installation import info
-    from .methods import METHODS, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
+    from .methods import (
+        METHODS,
+        GeometricallyGuidedIG,
+        InputXGradient,
+        IntegratedGradients,
+        Saliency,
+        SmoothGrad,
+    )
     from .methods.counterfactual import Counterfactual
     from .methods.unfinished import Unfinished
     from .models.black_box import BlackBox
@@ -43,6 +50,7 @@ __all__ = [
     "Explanation",
     "FreeMCG",
     "GaussianNeighbourhood",
+    "GeometricallyGuidedIG",
     "Gradient",
     "InputXGradient",
     "IntegratedGradients",
@@ -74,6 +82,7 @@ _DEFINED_IN = {
     "LikelihoodRatio": "gradients",
     "info": "installation",
     "METHODS": "methods",
+    "GeometricallyGuidedIG": "methods",
     "InputXGradient": "methods",
     "IntegratedGradients": "methods",
     "Saliency": "methods",

@@ -97,8 +97,6 @@ def explain(
     kind = _method_class(name)
     gradient = _gradient(gradient)
     at_construction, at_call = _split_options(kind, method, options)
-    if standard_error is None:
-        standard_error = not gradient.needs_autograd
     explainer = kind(
         model,
         gradient=gradient,
@@ -107,6 +105,8 @@ def explain(
         preprocessing=preprocessing,
         **at_construction,
     )
+    if standard_error is None:
+        standard_error = not gradient.needs_autograd and explainer.has_standard_error()
     if baselines is not None:
         if "baselines" not in inspect.signature(kind.attribute).parameters:
             raise ArgumentError(

@@ -24,6 +24,7 @@ COMPARED = "integrated_gradients"
 REPEATS = 3  # timed calls of each run
 # The method that asks a diffusion prior: one timed call, and fewer particles than its default.
 ON_MANIFOLD, PARTICLES = "freemcg", 32
+N_ASCENT = 4  # gradients from each point, of the method that climbs
 COLUMNS = (
     "method",
     "backend",
@@ -144,6 +145,8 @@ def run(
     options: dict[str, Any] = {
         name: steps for name in ("n_steps", "n_samples") if _takes(method, name)
     }
+    if _takes(method, "n_ascent"):
+        options["n_ascent"] = N_ASCENT
     if method == ON_MANIFOLD:
         options = {"prior": prior, "n_particles": PARTICLES}
     with ops.native_kernels(backend != "reference"):

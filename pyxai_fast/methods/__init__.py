@@ -2,6 +2,7 @@
 
 from .at_input import InputXGradient, Saliency
 from .attribution import AttributionMethod
+from .geometrically_guided import GeometricallyGuidedIG
 from .integrated_gradients import IntegratedGradients
 from .smooth_grad import SmoothGrad
 
@@ -10,11 +11,13 @@ METHODS: dict[str, type[AttributionMethod]] = {
     "saliency": Saliency,
     "input_x_gradient": InputXGradient,
     "smooth_grad": SmoothGrad,
+    "geometrically_guided_ig": GeometricallyGuidedIG,
 }
 
 __all__ = [
     "METHODS",
     "AttributionMethod",
+    "GeometricallyGuidedIG",
     "InputXGradient",
     "IntegratedGradients",
     "Saliency",

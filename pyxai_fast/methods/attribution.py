@@ -123,6 +123,10 @@ class AttributionMethod:
     def has_convergence_delta(self) -> bool:
         return False
 
+    def has_standard_error(self) -> bool:
+        """Whether an estimated gradient gives the attributions a standard error."""
+        return True
+
     def attribute(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} must define attribute")
 
@@ -201,10 +205,12 @@ class AttributionMethod:
         options: LoopOptions,
         cost: Cost,
         last: Callable[[Tensor, Tensor], Tensor] = lambda attributions, inputs: attributions,
+        loop: Callable[..., Slopes] = contract,
     ) -> Attributed:
         """Attributions and standard errors in the form of the inputs.
 
-        `last(attributions, inputs)` is what is done with those of each tensor of inputs at the end.
+        `last(attributions, inputs)` is what is done with those of each tensor of inputs at the end;
+        `loop` takes the place of `contract`.
         """
         with _timed(cost):
             tensors = input_tensors(inputs, self.forward_func)
@@ -229,7 +235,7 @@ class AttributionMethod:
             )
             try:
                 return finish(
-                    contract(score, self.gradient, tensors, traces, options, type(self).__name__)
+                    loop(score, self.gradient, tensors, traces, options, type(self).__name__)
                 )
             except Interrupted as stopped:
                 done = finish(stopped.totals)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -75,10 +76,12 @@ def contract(
     traces: tuple[Trace, ...],
     options: LoopOptions,
     description: str = "",
+    run: Callable[..., Run] | None = None,
 ) -> Slopes:
     """Sums of the gradients along the traces, [B, ...] (or [B, n, ...]) for each tensor of inputs.
 
-    float64; differentiable with create_graph.
+    float64; differentiable with create_graph. `run` makes another Run, which does something else
+    than adding up.
 
     Raises:
         Interrupted: where the model raised a QueryError, or a BlackBox any other error of its own.
@@ -88,23 +91,27 @@ def contract(
     work = Chunk(slice(0, inputs[0].shape[0]), slice(0, traces[0].steps))
     cost.backend = ops.backend_of(inputs[0].device)
     cost.memory_format = _memory_format(score, gradient, inputs, work, options)
-    planner = ChunkPlanner(owner_of(score.forward), inputs, _most_points(gradient, options))
-    run = _Run(score, gradient, inputs, traces, FORMATS[cost.memory_format], options)
+    make = Run if run is None else run
+    state = make(score, gradient, inputs, traces, FORMATS[cost.memory_format], options)
+    planner = ChunkPlanner(
+        owner_of(score.forward), inputs, _most_points(gradient, options), repeats=state.repeats
+    )
     # A graph that is kept is not bounded by chunks, and says nothing about those that are.
     measure = gradient.needs_autograd and not options.create_graph
-    bar = progress_bar(options.show_progress, work.rows * gradient.evaluations, description)
+    rows = work.rows * state.repeats * gradient.evaluations
+    bar = progress_bar(options.show_progress, rows, description)
     score.answered = bar.update
     try:
-        run_chunks(work, planner, run, cost, measure)
+        run_chunks(work, planner, state, cost, measure)
     except Exception as error:
         failed = query_error_of(error, score.forward)
         if failed is None:
             raise
-        finished = (run.steps_done == work.steps.stop).nonzero()[:, 0]
-        raise Interrupted(failed, finished, run.totals()) from error
+        finished = (state.steps_done == work.steps.stop).nonzero()[:, 0]
+        raise Interrupted(failed, finished, state.totals()) from error
     finally:
         bar.close()
-    return run.totals()
+    return state.totals()
 
 
 def _most_points(gradient: Gradient, options: LoopOptions) -> int | None:
@@ -146,7 +153,7 @@ def _memory_format(
     return name
 
 
-class _Run:
+class Run:
     """The state of one loop: the sums, and the buffers of points that every chunk reuses."""
 
     def __init__(
@@ -169,6 +176,11 @@ class _Run:
         self.sums = self._zeros()
         self.variances = self._zeros() if options.variances else []
         self.steps_done = torch.zeros(inputs[0].shape[0], dtype=torch.long)
+
+    @property
+    def repeats(self) -> int:
+        """Gradients that are taken for each point, one after the other."""
+        return 1
 
     def totals(self) -> Slopes:
         return Slopes(tuple(self.sums), tuple(self.variances) if self.want_variances else None)
