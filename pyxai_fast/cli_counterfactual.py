@@ -192,8 +192,8 @@ def _class_of(text: str, class_names: Sequence[str] | None) -> int:
     if len(found) != 1:
         near = [name for name in names if wanted in name.casefold()][:3]
         raise UsageError(
-            f"--to: must be the number of a class, or its name, got {text!r}, which "
-            + ("the model has no names for" if not names else f"{len(found)} classes have")
+            f"--to: must be the number of a class, or its name, got {text!r}"
+            + ("; the model has no names" if not names else f", the name of {len(found)} classes")
             + (f"; did you mean {' / '.join(near)}?" if near and not found else "")
         )
     return found[0]
@@ -262,6 +262,12 @@ def _record(
     }
 
 
+def _remark(result: _Result) -> str:
+    if not result.flipped:
+        return " (not what was asked for)"
+    return " (as it was)" if result.before == result.after else ""
+
+
 def _print_summary(
     results: Sequence[_Result], failures: Sequence[tuple[str, str]], out: Path
 ) -> None:
@@ -271,8 +277,7 @@ def _print_summary(
             (
                 shorten(Path(result.file).name, 40),
                 shorten(result.before, 32),
-                shorten(result.after, 32)
-                + ("" if result.flipped else " (not the class asked for)"),
+                shorten(result.after, 32) + _remark(result),
                 f"{100 * result.probability:.1f}%",
                 f"{result.change:.3f}",
                 f"{result.picture}, {result.counterfactual}, {result.numbers}",

@@ -30,6 +30,7 @@ from pyxai_fast.cli_images import (
     surroundings,
 )
 from pyxai_fast.combinations import COMBINATIONS
+from pyxai_fast.errors import near
 from pyxai_fast.explanation import Explanation
 from pyxai_fast.front_door import explain
 from pyxai_fast.gradients import GRADIENTS, FreeMCG
@@ -277,7 +278,9 @@ def _method_class(name: str) -> type[AttributionMethod]:
         name = COMBINATIONS[name].method
     if name not in METHODS:
         names = ", ".join(sorted((*METHODS, *COMBINATIONS)))
-        raise UsageError(f"--method: must be one of {names}, got {name!r}")
+        raise UsageError(
+            f"--method: must be one of {names}, got {name!r}{near(name, (*METHODS, *COMBINATIONS))}"
+        )
     return METHODS[name]
 
 
@@ -371,6 +374,7 @@ def _write(
         class_name=class_name,
         probability=probability,
         method=request.method,
+        note=None if result.error is None else f"standard error {100 * result.error:.0f}%",
     )
     plots.save_figure(figure, out / result.picture)
     text = {"method": request.method, "target": str(target), "file": image}

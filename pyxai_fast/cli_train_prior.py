@@ -19,7 +19,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--out", required=True, metavar="DIR", help="folder for the prior")
     add("--size", type=int, metavar="N", help="side of the pictures; arrays keep their own without")
-    add("--channels", type=int, choices=(1, 3), help="1 for grey, 3 for colour")
+    add(
+        "--channels",
+        type=int,
+        choices=(1, 3),
+        help="1 for grey, 3 for colour; grey pictures are found out",
+    )
     add("--key", metavar="NAME", help="which array of a .npz file")
     add(
         "--widths",
@@ -92,6 +97,8 @@ def train(args: argparse.Namespace) -> int:
         PriorRecipe(size=args.size, **asked)
     pictures = load_pictures(args.data, size=args.size, channels=args.channels, key=args.key)
     recipe = PriorRecipe(size=pictures.pixels.shape[3], channels=pictures.pixels.shape[1], **asked)
+    count = len(pictures.pixels)
+    print(f"{count} pictures of {recipe.channels}x{recipe.size}x{recipe.size}", flush=True)
     report = train_prior(
         pictures,
         recipe,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass
+@dataclass(repr=False)
 class Counterfactuals:
     """What `Counterfactual.generate` returns, in the caller's units.
 
@@ -56,6 +56,11 @@ class Counterfactuals:
     cost: Cost
     settings: dict[str, Any] = field(default_factory=dict)
     class_names: list[str] | None = None
+
+    def __repr__(self) -> str:
+        taken = f"{int(self.flipped.sum())} of {len(self.inputs)} taken for the target"
+        spent = f"{self.cost.queries} queries, {self.cost.seconds:.2g} s"
+        return f"Counterfactuals({list(self.inputs.shape)}, {taken}, {spent})"
 
     @property
     def mean_flipped(self) -> Tensor:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Attributions = Tensor | tuple[Tensor, ...]
 
 
-@dataclass
+@dataclass(repr=False)
 class Explanation:
     """What `explain` returns.
 
@@ -50,6 +50,19 @@ class Explanation:
     class_names: list[str] | None = None
     standard_error: Attributions | None = None
     n_targets: int | None = None
+
+    def __repr__(self) -> str:
+        maps = self.attributions if isinstance(self.attributions, tuple) else (self.attributions,)
+        shapes = ", ".join(str(list(m.shape)) for m in maps)
+        told = [self.method, f"attributions {shapes}"]
+        if self.target is not None and self.target.dim() == 1:
+            shown = self.target[:6].tolist()
+            told.append(f"target {shown}"[:-1] + (", ...]" if len(self.target) > 6 else "]"))
+        if self.delta is not None and self.delta.numel():
+            told.append(f"completeness gap {float(self.delta.abs().max()):.1e}")
+        asked = {"gradients": self.cost.gradients, "queries": self.cost.queries}
+        told += [f"{count} {name}" for name, count in asked.items() if count]
+        return f"Explanation({', '.join(told)}, {self.cost.seconds:.2g} s)"
 
     def for_target(self, position: int) -> Explanation:
         """The explanation of one of several Targets, as if it had been explained alone."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .combinations import COMBINATIONS
-from .errors import ArgumentError
+from .errors import ArgumentError, near
 from .explanation import Explanation
 from .gradients import GRADIENTS, Autograd, FreeMCG, Gradient
 from .methods import METHODS
@@ -191,7 +191,10 @@ def explain(
 def _method_class(method: str) -> type[AttributionMethod]:
     if method not in METHODS:
         names = ", ".join((*METHODS, *COMBINATIONS))
-        raise ArgumentError(f"explain: method must be one of {names}, got {method!r}")
+        raise ArgumentError(
+            f"explain: method must be one of {names}, got {method!r}"
+            f"{near(method, (*METHODS, *COMBINATIONS))}"
+        )
     return METHODS[method]
 
 
@@ -234,7 +237,7 @@ def _split_options(
     if unknown:
         raise TypeError(
             f"explain: options of {method} must be among {', '.join(sorted(constructor | call))}, "
-            f"got {', '.join(unknown)}"
+            f"got {', '.join(unknown)}{near(unknown[0], constructor | call)}"
         )
     return (
         {k: v for k, v in options.items() if k in constructor},

@@ -179,6 +179,7 @@ def overlay_figure(
     class_name: str | None = None,
     probability: float | None = None,
     method: str | None = None,
+    note: str | None = None,
     how: str = "signed_sum",
     percentile: float = 99.5,
 ) -> Figure:
@@ -190,6 +191,7 @@ def overlay_figure(
         class_name: The class that was explained.
         probability: Of that class, in [0, 1].
         method: Name of the method, written over the map.
+        note: Written behind class and probability.
         how: As in ``reduce_channels``.
         percentile: As in ``normalise_map``.
     """
@@ -200,10 +202,11 @@ def overlay_figure(
         method or "attributions": drawn,
         f"overlay{smoothed}": overlay(pixels, attributions, how=how, percentile=percentile),
     }
+    parts = [part for part in (caption(class_name, probability), note) if part]
+    # Sizes alone speak neither for nor against.
+    signed = how == "signed_sum" and bool((_array(attributions) < 0).any())
     return panel_grid(
-        [(None, panels)],
-        title=caption(class_name, probability),
-        bar=bar_strip(signed=how == "signed_sum"),
+        [(None, panels)], title=",  ".join(parts) or None, bar=bar_strip(signed=signed)
     )
 
 

@@ -110,6 +110,13 @@ def test_pictures_are_changed_into_the_class(
     assert tensors["trajectory"].shape == (8, 1, 8, 8)
 
 
+def test_the_class_that_it_is_already_is_remarked(
+    files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert change(files, "--to", "below", images=("a",)) == 0
+    assert "below (as it was)" in capsys.readouterr().out
+
+
 def test_a_class_may_be_named_by_number_and_results_repeat(files: dict[str, str]) -> None:
     assert change(files, "--to", "0", "--format", "npz", images=("a",)) == 0
     first = dict(np.load(Path(files["out"]) / "a.npz"))

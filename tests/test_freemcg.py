@@ -384,7 +384,7 @@ def test_what_cannot_give_a_map_is_warned_about() -> None:
     sure = Linear(FEATURES)
     with torch.no_grad():
         sure.weight[1] += 100
-    with pytest.warns(UserWarning, match="target='logit' explains its logit"):
+    with pytest.warns(UserWarning, match="target_score='logit', explains its logit"):
         signed(sure, FreeMCG(isotropic(), 10), x)
     with pytest.warns(UserWarning, match="3 particles span 2 directions"):
         FreeMCG(isotropic(), 3)

@@ -400,6 +400,17 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one(tmp_path: Path) -> 
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_of_grey_pictures_is_grey(tmp_path: Path) -> None:
+    grey = np.full((8, 8, 3), 100, np.uint8)
+    for name in ("a", "b"):
+        Image.fromarray(grey).save(tmp_path / f"{name}.png")
+    assert load_pictures(tmp_path, size=8).pixels.shape == (2, 1, 8, 8)
+    assert load_pictures(tmp_path, size=8, channels=3).pixels.shape == (2, 3, 8, 8)
+    grey[0, 0, 0] = 0
+    Image.fromarray(grey).save(tmp_path / "b.png")
+    assert load_pictures(tmp_path, size=8).pixels.shape == (2, 3, 8, 8)
+
+
 # --- what must not be lost -----------------------------------------------------------------------
 
 

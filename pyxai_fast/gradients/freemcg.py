@@ -177,8 +177,9 @@ class FreeMCG:
             SATURATED
         ):
             warnings.warn(
-                "FreeMCG: a class has probability 1 to six digits, so that hardly anything is "
-                "left of the gradient of its logarithm; target='logit' explains its logit",
+                "FreeMCG: a class has probability 1 to six digits, so that hardly anything is left "
+                "of the gradient of its logarithm; FreeMCG(target='logit'), or for the method "
+                "freemcg target_score='logit', explains its logit",
                 stacklevel=2,
             )
         return class_directions(outputs, chosen, self.target)

@@ -253,11 +253,27 @@ class LikelihoodRatio:
                 if len(asked) == 0:
                     break
         results = [sums.estimate(fields, i) for i in range(len(fields))]
+        self._warn_of_silence(rows, results)
         several = rows.score.several
         values = tuple(slope if several else slope[:, 0] for slope, _ in results)
         if not variances:
             return Slopes(values)
         return Slopes(values, tuple(var if several else var[:, 0] for _, var in results))
+
+    def _warn_of_silence(self, rows: RowScore, results: list[tuple[Tensor, Tensor]]) -> None:
+        """Of slopes that are exactly zero because no copy has changed the answer."""
+        still = torch.ones(len(rows), dtype=torch.bool)
+        for slope, _ in results:
+            still &= (slope.flatten(1) == 0).all(1).cpu() if slope.numel() else False
+        if bool(still.any()):
+            which = sorted(set(rows.example[still.to(rows.example.device)].tolist()))
+            named = ", ".join(map(str, which[:5])) + (", ..." if len(which) > 5 else "")
+            warnings.warn(
+                f"LikelihoodRatio: all copies of inputs {named} got the same answer, so that their "
+                f"slopes are 0: sigma, {self.sigma!r}, may be smaller than the steps of the model "
+                "(a forest's splits, for one)",
+                stacklevel=2,
+            )
 
     def _ask(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,7 @@ def input_tensors(inputs: Any, forward: ForwardFunc) -> tuple[Tensor, ...]:
             raise TypeError(
                 f"inputs: {name} must be a torch.Tensor, got {type(tensor).__name__}"
                 + ("; a tuple, not a list, holds several inputs" if type(tensor) is list else "")
+                + ("; torch.from_numpy makes one" if isinstance(tensor, np.ndarray) else "")
             )
         if tensor.is_complex():
             raise TypeError(f"inputs: {name} must be real, got {tensor.dtype}")

@@ -289,7 +289,8 @@ class DiffusionPrior:
             raise ArgumentError(
                 f"DiffusionPrior: inputs must be {wanted} pixels in [0, 1], got {list(shape)}"
                 + (
-                    f"; a prior of {channels} channels knows no inputs of {shape[1]}"
+                    f"; a prior of {channels} channels knows no inputs of {shape[1]}; train one "
+                    f"with channels={shape[1]}"
                     if inputs.dim() == 4
                     else ""
                 )

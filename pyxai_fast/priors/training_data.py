@@ -67,7 +67,8 @@ def load_pictures(
             training digits.
         size: the side to bring them to, by their shorter side and a centre crop; None leaves
             arrays as they are.
-        channels: 1 or 3; None takes what an array has, and 3 for a folder.
+        channels: 1 or 3; None takes what an array has, and for a folder 1 where all its pictures
+            are grey.
         key: which array of a .npz file.
 
     Raises:
@@ -81,6 +82,8 @@ def load_pictures(
     path = Path(name).expanduser()
     if path.is_dir():
         pixels = _from_folder(path, size, channels or 3)
+        if channels is None and bool((pixels == pixels[:, :1]).all()):
+            pixels = pixels[:, :1].contiguous()
     elif path.suffix in (".npy", ".npz") and path.is_file():
         pixels = _from_array(path, key)
     elif name == "digits":
