@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--channels",
         type=int,
         choices=(1, 3),
-        help="1 for grey, 3 for colour; grey pictures are found out",
+        help="1 for grey, 3 for colour (default: as the pictures are)",
     )
     add("--key", metavar="NAME", help="which array of a .npz file")
     add(

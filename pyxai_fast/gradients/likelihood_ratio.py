@@ -269,9 +269,9 @@ class LikelihoodRatio:
             which = sorted(set(rows.example[still.to(rows.example.device)].tolist()))
             named = ", ".join(map(str, which[:5])) + (", ..." if len(which) > 5 else "")
             warnings.warn(
-                f"LikelihoodRatio: all copies of inputs {named} got the same answer, so that their "
-                f"slopes are 0: sigma, {self.sigma!r}, may be smaller than the steps of the model "
-                "(a forest's splits, for one)",
+                f"LikelihoodRatio: the noise made no difference to the answers for inputs {named}, "
+                f"so that their slopes are 0: sigma, {self.sigma!r}, may be smaller than the steps "
+                "of the model (a forest's splits, for one)",
                 stacklevel=2,
             )
 
