@@ -435,6 +435,21 @@ def test_a_function_that_fails_says_what_was_spent() -> None:
     assert box.queries == 1 + 10 + 10
 
 
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_a_model_that_is_sure_is_guided_all_the_same(coupling: str) -> None:
+    """Of e_c - p nothing is left that float32 could hold, and its direction is as good."""
+    x, model = torch.randn(2, FEATURES), tempered().float()
+    free, sure = (
+        Counterfactual(
+            lambda x: model(x) * 3e3, isotropic(), n_particles=20, n_steps=8, coupling=coupling,
+            step_size=size,
+        ).generate(x, model(x).argmax(1))
+        for size in (0.0, 0.2)
+    )  # fmt: skip
+    assert bool(sure.mean.isfinite().all())
+    assert bool((sure.mean_outputs - free.mean_outputs).abs().amax(1).gt(10).all())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("coupling", COUPLINGS)
 def test_low_precision_is_close_to_float32(dtype: torch.dtype, coupling: str) -> None:

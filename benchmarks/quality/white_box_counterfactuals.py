@@ -74,7 +74,10 @@ class GradientGuided(Counterfactual):
                 pixels = self.preprocessing.normalise(pixels)
             chosen = self.forward_func(pixels).log_softmax(1).gather(1, wanted[:, None])
             parts += torch.autograd.grad(chosen.sum(), rows)
-        return torch.cat(parts)
+        slopes = torch.cat(parts)
+        # Only directions count, and gradients of a model that is sure are too small for a norm.
+        largest = slopes.flatten(1).abs().amax(1).reshape(-1, *[1] * (slopes.dim() - 1))
+        return torch.where(largest > 0, slopes / largest, 0.0)
 
 
 class PriorGradientGuided(GradientGuided):

@@ -453,11 +453,14 @@ class Counterfactual:
         guide, center, weights = clean, None, None
         if self.coupling == "ensemble":
             # matrix[j, k] = (F_k - F) (e_c - P_j) / K; its rows sum to zero, as the F_k - F do.
-            matrix = directions @ logits.transpose(1, 2) / shape[1]
+            # Only the direction of a row counts. Its size is that of what is left of (e_c - P_j),
+            # which for a model that is sure no float32 can hold.
+            matrix = directions @ logits.transpose(1, 2)
+            largest = matrix.abs().amax(2, keepdim=True)
+            matrix = torch.where(largest > 0, matrix / largest, 0.0)
             guide = ops.ensemble_transform(clean, matrix, origin, add_particles=False)
         else:
-            # Of the weights only the signs count.
-            weights = (directions * logits).sum(2)
+            weights = (directions * logits).sum(2).sign()
             center = ops.ensemble_moments(clean)[0].to(clean.dtype)
         for i, example in enumerate(numbers):
             one = slice(i, i + 1)
