@@ -30,12 +30,19 @@ from pyxai_fast.cli import main
 
 pytest.importorskip("httpx", reason="httpx is not installed")
 
+# As many as are asked together, so that inputs are finished one after the other.
+COPIES = 256
 QUICK = {"retries": 1, "backoff": 0.01, "timeout": 5}
 
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture(autouse=True)
+def few_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyxai_fast.methods.loop.ASKED_TOGETHER", COPIES)
 
 
 @pytest.fixture(scope="module")
@@ -127,17 +134,17 @@ class DiesAfter:
 
 def test_inputs_that_were_finished_before_a_fault_are_kept(net: Any) -> None:
     x = torch.rand(5, 3, 8, 8)
-    gradient = LikelihoodRatio(8192)
+    gradient = LikelihoodRatio(COPIES)
     whole = Saliency(net, gradient=gradient).attribute(x[:3], target=0, return_standard_error=True)
     cost = Cost()
-    method = Saliency(DiesAfter(net, 3 * 8192 + 100), gradient=gradient)
+    method = Saliency(DiesAfter(net, 3 * COPIES + 100), gradient=gradient)
     with pytest.raises(Unfinished, match="dying model: it died") as caught:
         method.attribute(x, target=0, return_standard_error=True, cost=cost)
     assert caught.value.finished.tolist() == [0, 1, 2]
     torch.testing.assert_close(caught.value.attributions, whole[0], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(caught.value.standard_errors, whole[1], rtol=1e-4, atol=1e-6)
     assert caught.value.spent == 7
-    assert 3 * 8192 <= cost.queries <= 3 * 8192 + 100
+    assert 3 * COPIES <= cost.queries <= 3 * COPIES + 100
     assert cost.seconds > 0
 
 
@@ -145,10 +152,10 @@ def test_what_explain_had_finished_comes_with_the_error(net: Any) -> None:
     x = torch.rand(5, 3, 8, 8)
     with pytest.raises(Unfinished) as caught:
         explain(
-            DiesAfter(net, 5 + 3 * 8192),
+            DiesAfter(net, 5 + 3 * COPIES),
             x,
             method="saliency",
-            gradient=LikelihoodRatio(8192),
+            gradient=LikelihoodRatio(COPIES),
             target=[0, 1, 2, 3, 4],
         )
     explanation = caught.value.explanation
@@ -178,20 +185,20 @@ def test_an_error_of_a_function_is_asked_for_once_and_keeps_what_was_finished(ne
 
     def model(x: Tensor) -> Tensor:
         asked.append(len(x))
-        if sum(asked) > 20_000:
+        if sum(asked) > 2 * COPIES + 100:
             raise RuntimeError("out of luck")
         return net(x)
 
     box = BlackBox(model)
     with pytest.raises(Unfinished, match="RuntimeError: out of luck") as caught:
-        Saliency(box, gradient=LikelihoodRatio(8192)).attribute(torch.rand(3, 3, 8, 8), target=0)
+        Saliency(box, gradient=LikelihoodRatio(COPIES)).attribute(torch.rand(3, 3, 8, 8), target=0)
     assert caught.value.finished.tolist() == [0, 1]
-    assert sum(asked) == box.queries == caught.value.spent <= 3 * 8192
+    assert sum(asked) == box.queries == caught.value.spent <= 3 * COPIES
     assert isinstance(caught.value.__cause__.__cause__, RuntimeError)
 
 
 def test_what_was_finished_survives_pickling(net: Any) -> None:
-    method = Saliency(DiesAfter(net, 8192 + 100), gradient=LikelihoodRatio(8192))
+    method = Saliency(DiesAfter(net, COPIES + 100), gradient=LikelihoodRatio(COPIES))
     with pytest.raises(Unfinished) as caught:
         method.attribute(torch.rand(2, 3, 8, 8), target=0)
     again = pickle.loads(pickle.dumps(caught.value))
@@ -212,14 +219,14 @@ def test_every_fault_of_a_server_names_itself_and_what_was_spent(
     server: ModelServer, fault: str
 ) -> None:
     x = torch.rand(2, 3, 8, 8)
-    with BlackBox.from_url(server.v2, rows_per_request=1024, concurrency=1, **QUICK) as box:
-        # An input takes 8192 queries, in nine requests or a few more.
+    with BlackBox.from_url(server.v2, rows_per_request=COPIES // 8, concurrency=1, **QUICK) as box:
+        # An input takes eight requests or a few more.
         server.faults.extend([""] * 14 + [fault] * 4)
         with pytest.raises(Unfinished) as caught:
-            Saliency(box, gradient=LikelihoodRatio(8192)).attribute(x, target=0)
+            Saliency(box, gradient=LikelihoodRatio(COPIES)).attribute(x, target=0)
         assert caught.value.finished.tolist() == [0]
         # A request that was on its way when an answer turned out wrong may not have arrived.
-        assert server.rows <= caught.value.spent <= server.rows + 1024
+        assert server.rows <= caught.value.spent <= server.rows + COPIES // 8
         assert caught.value.spent == box.queries
         assert f"{box.queries} queries are spent" in str(caught.value)
 
@@ -301,13 +308,13 @@ def test_a_file_and_a_server_give_the_map_of_the_model_in_process(
 def test_pictures_finished_before_a_server_died_are_written(
     server: ModelServer, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Of each picture first the answer that names its class, then 8192 in requests of 128.
+    # Of each picture first the answer that names its class, then its copies in 64 requests.
     server.faults.extend([""] * (1 + 64 + 3) + ["500"] * 20)
-    options = ["--model-set", "rows_per_request=128", "--model-set", "concurrency=1"]
+    options = ["--model-set", f"rows_per_request={COPIES // 64}", "--model-set", "concurrency=1"]
     options += ["--model-set", "retries=0"]
     code = main(
         ["explain", *pictures, "--out", str(tmp_path / "out"), "--model", server.v2,
-         "--method", "saliency", "--gradient", "likelihood_ratio", "--samples", "8192",
+         "--method", "saliency", "--gradient", "likelihood_ratio", "--samples", str(COPIES),
          "--device", "cpu", "--format", "npz", "--no-progress", *options]
     )  # fmt: skip
     assert code == 1
