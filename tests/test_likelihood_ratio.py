@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from assertions import assert_same_bits
+from conftest import needs_quick_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import Linear, Polynomial, conv_net
@@ -584,6 +585,7 @@ class LargestTensor(TorchDispatchMode):
         return results
 
 
+@needs_quick_noise
 @pytest.mark.parametrize("options", [{}, {"antithetic": False}, {"mode": "shared", "blocks": 8}])
 def test_nothing_grows_with_the_number_of_copies(options: dict) -> None:
     model, x = Linear(3 * 32 * 32), torch.rand(1, 3, 32, 32)
@@ -598,6 +600,7 @@ def test_nothing_grows_with_the_number_of_copies(options: dict) -> None:
     assert largest(16_384) == largest(1024) < 16_384 * x.numel() * 4
 
 
+@needs_quick_noise
 def test_inputs_that_are_known_well_enough_are_asked_no_more() -> None:
     def model(x: Tensor, bend: Tensor) -> Tensor:
         return x @ WEIGHT + bend * x.square().sum(1)
@@ -621,6 +624,7 @@ def test_inputs_that_are_known_well_enough_are_asked_no_more() -> None:
     assert float(relative.max()) < 0.35
 
 
+@needs_quick_noise
 @pytest.mark.parametrize(
     ("mode", "blocks"),
     [("random", [0, 1, 2, 3] + [-1] * 60), ("shared", [0, 0, 500, 500] + [-1] * 60)],
