@@ -85,7 +85,7 @@ def main() -> None:
             row = {"case": MODELS[0], "contender": contender, "n_samples": count}
             row["peak_bytes"] = measured_peak(MODELS[0], contender, count)
             results["peak_bytes"].append(row)
-            print(f"  peak memory, {contender}, {count}: {row['peak_bytes'] / 2**20:.1f} MB")
+            print(f"  peak memory, {contender}, {count}: {row['peak_bytes'] / 1e6:.1f} MB")
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
 

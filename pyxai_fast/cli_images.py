@@ -55,9 +55,9 @@ def output_names(
     return names
 
 
-def check_packages(command: str, file_format: str, extra: Mapping[str, str] | None = None) -> None:
-    """Refuses what needs packages that are not installed; `extra` are modules and their extras."""
-    needed = {"PIL": "image", "matplotlib": "plot", **(extra or {})}
+def check_packages(command: str, file_format: str) -> None:
+    """Refuses what needs packages that are not installed."""
+    needed = {"PIL": "image", "matplotlib": "plot"}
     if file_format == "safetensors":
         needed["safetensors"] = "image"
     missing = [name for name in needed if importlib.util.find_spec(name) is None]

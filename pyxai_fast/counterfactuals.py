@@ -105,16 +105,12 @@ class Counterfactuals:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name, on the CPU."""
-        found: dict[str, Tensor] = {}
-        for name in (
-            "inputs", "target", "mean", "best", "particles", "outputs", "mean_outputs",
-            "best_outputs", "confidence", "spread", "trajectory", "levels",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None:
-                value = value.detach().cpu()
-                found[name] = value.clone(memory_format=torch.contiguous_format)
-        return found
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in named.items()
+            if isinstance(value, Tensor)
+        }
 
     def save(self, path: str | Path) -> Path:
         """Writes all tensors and the settings to one .safetensors or .npz file."""

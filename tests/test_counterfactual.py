@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from assertions import assert_same_bits
@@ -343,7 +344,6 @@ def test_tables_are_changed_along_their_rows() -> None:
 
 
 def test_what_is_saved_is_what_was_found(tmp_path: Path) -> None:
-    np = pytest.importorskip("numpy")
     x = torch.randn(2, FEATURES)
     found = Counterfactual(Polynomial(FEATURES), isotropic(), n_particles=10, n_steps=4).generate(
         x, 1
@@ -502,7 +502,7 @@ def test_options_that_make_no_sense_are_named(options: dict, message: str) -> No
 
 
 def test_pictures_show_the_way_and_what_changed(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
     prior = GaussianPrior(torch.full((1, 8, 8), 0.5), torch.eye(64) * 0.04)
 
     def halves(x: Tensor) -> Tensor:

@@ -305,7 +305,8 @@ def test_the_commands_on_the_data_manifold_run_on_the_demo(
 
 @pytest.mark.skipif(not PRIOR, reason="the demo's prior needs diffusers")
 def test_counterfactuals_of_the_demo_are_pictures_and_figures(written: Path) -> None:
-    image = pytest.importorskip("PIL.Image").open(written / "counterfactuals.png")
+    pillow = pytest.importorskip("PIL.Image", reason="pictures need Pillow")
+    image = pillow.open(written / "counterfactuals.png")
     assert min(image.size) > 800
     assert "are read as it (" in (written / "table.md").read_text()
 

@@ -23,7 +23,7 @@ from pyxai_fast.priors.training import TrainingError, held_out_losses, shifted, 
 from pyxai_fast.priors.training_data import DataError, Pictures, load_pictures
 
 diffusers = pytest.importorskip("diffusers", reason="what is trained is a network of diffusers")
-Image = pytest.importorskip("PIL.Image")
+Image = pytest.importorskip("PIL.Image", reason="pictures need Pillow")
 
 TINY = PriorRecipe(
     size=8,

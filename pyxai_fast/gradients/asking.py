@@ -55,10 +55,10 @@ def outputs_at(
         work = Chunk(slice(0, len(points)), slice(0, 1))
         run_chunks(work, planner, run, score.cost, measure=not only_answers)
     outputs = torch.cat([answers[begin] for begin in sorted(answers)])
-    if not bool(outputs.isfinite().all()):
+    wrong = ~outputs.reshape(len(outputs), -1).isfinite().all(1)
+    if bool(wrong.any()):
         raise ArgumentError(
             f"{who}: the model must answer with finite numbers, got nan or inf for "
-            f"{int((~outputs.flatten(1).isfinite()).any(1).sum()) if outputs.dim() > 1 else 'some'}"
-            f" of {len(outputs)} inputs"
+            f"{int(wrong.sum())} of {len(outputs)} inputs"
         )
     return outputs

@@ -13,7 +13,7 @@ from ..errors import ArgumentError
 from ..runtime.chunks import CPU_CHUNK_BYTES, Chunk, ChunkPlanner, run_chunks
 from ..runtime.cost import Cost
 from ..runtime.stopwatch import Stopwatch
-from .prior import Prior
+from .prior import Prior, is_prior
 
 # What a chunk of particles may make the prior write on a CPU. Nothing of it is kept for a backward
 # pass, so it may be more than a chunk of gradients: measured on a UNet at 1x32x32, two threads, a
@@ -23,7 +23,7 @@ DENOISE_CHUNK_BYTES = 2 * CPU_CHUNK_BYTES
 
 def check_prior(who: str, prior: Any) -> None:
     """Raises where what is given as a prior is none."""
-    if not all(hasattr(prior, name) for name in ("shares", "predict_noise", "encode", "decode")):
+    if not is_prior(prior):
         raise ArgumentError(
             f"{who}: prior must be one of pyxai_fast.priors, such as "
             f"DiffusionPrior.from_pretrained(name), got {type(prior).__name__}"

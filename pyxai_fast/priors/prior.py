@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -38,3 +38,10 @@ class Prior(Protocol):
     def decode(self, clean: Tensor) -> Tensor:
         """Rows of the prior's space in the caller's units."""
         ...
+
+
+def is_prior(made: Any) -> bool:
+    """Whether it has what a prior must have."""
+    return all(
+        hasattr(made, name) for name in ("shares", "bounds", "predict_noise", "encode", "decode")
+    )

@@ -9,7 +9,7 @@ import torch
 
 from ..errors import ArgumentError
 from ..models.from_python import made_by_python
-from .prior import Prior
+from .prior import Prior, is_prior
 
 # Of DiffusionPrior.from_pretrained, as they may be given in words.
 OPTIONS = ("dtype", "channels_last", "compile", "max_rows", "class_label", "image_size")
@@ -63,7 +63,7 @@ def load_prior(
                 f"prior: options must be left to the factory of {spec}, got {', '.join(given)}"
             )
         made = made_by_python(spec.removeprefix("python:"))
-        if not all(hasattr(made, name) for name in ("shares", "predict_noise", "encode", "decode")):
+        if not is_prior(made):
             raise ArgumentError(
                 f"{spec}: the factory must return a prior (see pyxai_fast.priors.Prior), got "
                 f"{type(made).__name__}"
