@@ -5,6 +5,7 @@ Stein's lemma: E[s(x + sigma z)] has the gradient E[s(x + sigma z) z] / sigma fo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,11 @@ from torch import Tensor
 
 from .path import by_channel, compute_dtype
 from .random import KEEP_TAG, counter, normals_of_features, philox, words_of_features
+
+# Numbers that are drawn at once. Each takes some hundred bytes on the way.
+DRAWN_TOGETHER = 2**18
+# Of a row at least: words are drawn in groups of so many features.
+LEAST_WORDS = 64
 
 
 @dataclass(frozen=True)
@@ -29,30 +35,33 @@ class Noise:
     shared: bool = False
     keep: float = 1.0
 
-    def draw(self, sample: int, shape: torch.Size) -> Tensor:
-        """The noise of every example for one sample, float32 of the shape [B, ...]."""
-        number = self.first_sample + sample
-        pair, negated = divmod(number, 2) if self.antithetic else (number, 0)
+    def draw(self, first: int, count: int, shape: torch.Size) -> Tensor:
+        """The noise of every example for `count` samples, float32 [count, B, ...]."""
+        device = self.key.device
         batch, features = shape[0], shape[1:].numel()
-        examples = (
-            torch.arange(batch, device=self.key.device) if self.examples is None else self.examples
-        )
+        examples = torch.arange(batch, device=device) if self.examples is None else self.examples
+        # A row for every sample and example.
+        examples = examples.repeat(count)
+        samples = torch.arange(first, first + count, device=device).repeat_interleave(batch)
+        number = (self.first_sample + samples)[:, None]
+        pair, negated = (number // 2, number % 2 == 1) if self.antithetic else (number, None)
         blocks = None
         if self.blocks is not None:
-            blocks = self.blocks.expand(shape).reshape(batch, features).long()
+            blocks = self.blocks.expand(shape).reshape(batch, features).long().repeat(count, 1)
             outside = (blocks < 0) | (blocks >= self.n_blocks)
             known = blocks.masked_fill(outside, 0)
         # Hadamard rows come in rounds of as many as it takes to hold all features.
         columns = self.n_blocks if self.shared else features
         rows = 1 << max(columns - 1, 0).bit_length()
-        draw, row = divmod(pair, rows) if self.distribution == "orthogonal" else (pair, 0)
+        orthogonal = self.distribution == "orthogonal"
+        draw, row = (pair // rows, pair % rows) if orthogonal else (pair, 0)
         if self.shared and blocks is not None:
             values = self._values(self.n_blocks, examples, draw, row)
             noise = values.gather(1, known).masked_fill(outside, 0.0)
         else:
             noise = self._values(features, examples, draw, row)
-        if negated:
-            noise = -noise
+        if negated is not None:
+            noise = torch.where(negated, -noise, noise)
         below = round(self.keep * 2**32)
         if below < 2**32:
             if blocks is None:
@@ -62,11 +71,12 @@ class Noise:
                 kept = (words.gather(1, known) < below) & ~outside
             noise = noise.where(kept, 0.0)
         if self.active is not None and blocks is not None:
-            active = self.active[sample].reshape(-1, 1)
+            active = self.active[first : first + count].reshape(count, -1)
+            active = active.expand(count, batch).reshape(-1, 1)
             noise = noise.where(blocks == active, 0.0)
-        return noise.reshape(shape)
+        return noise.reshape(count, *shape)
 
-    def _values(self, features: int, examples: Tensor, draw: int, row: int) -> Tensor:
+    def _values(self, features: int, examples: Tensor, draw: Tensor, row: Tensor | int) -> Tensor:
         if self.distribution == "ones":
             return torch.ones(len(examples), features, device=self.key.device)
         if self.distribution == "gaussian":
@@ -74,8 +84,16 @@ class Noise:
         return signs_of_features(features, examples, draw, row, self.key)
 
 
+def drawn_together(n_samples: int, shape: torch.Size) -> Iterator[tuple[int, int]]:
+    """Samples (first, count) that are drawn at once: the memory needed does not grow with all."""
+    words = shape[0] * max(shape[1:].numel(), LEAST_WORDS)
+    count = max(1, DRAWN_TOGETHER // max(1, words))
+    for first in range(0, n_samples, count):
+        yield first, min(count, n_samples - first)
+
+
 def signs_of_features(
-    features: int, examples: Tensor, sample: int, row: int, key: Tensor
+    features: int, examples: Tensor, sample: Tensor | int, row: Tensor | int, key: Tensor
 ) -> Tensor:
     """+1 or -1 for every feature of every example, float32 [B, features]: random signs, times a row
     of the Hadamard matrix.
@@ -161,13 +179,13 @@ def perturb_out(
     step = sigma.to(compute).reshape(-1, *[1] * (inputs.dim() - 1))
     if mask is not None:
         step = step * mask.to(compute)
-    # Sample by sample: the memory needed does not grow with their number.
-    for sample, points in enumerate(out.unflatten(0, (n_samples, -1)) if out.numel() else ()):
-        point = start + step * noise.draw(sample, inputs.shape).to(compute)
+    copies = out.unflatten(0, (n_samples, -1)) if out.numel() else out
+    for first, count in drawn_together(n_samples if out.numel() else 0, inputs.shape):
+        point = start + step * noise.draw(first, count, inputs.shape).to(compute)
         point = into_range(point, low, high, reflect)
         if scale is not None and shift is not None:
             point = point * by_channel(scale, inputs, compute) + by_channel(shift, inputs, compute)
-        points.copy_(point)
+        copies[first : first + count].copy_(point)
 
 
 def into_range(value: Tensor, low: float | None, high: float | None, reflect: bool) -> Tensor:
@@ -227,10 +245,11 @@ def noise_contract_out(
     )  # fmt: skip
     targets = weights.dim() - 2  # one dimension of them, or none
     shape = torch.Size((total.shape[0], *total.shape[1 + targets :]))
-    # Sample by sample, and multiplied before it is added: the order of summation is the samples'.
-    for sample in range(weights.shape[1] if total.numel() else 0):
-        drawn = noise.draw(sample, shape).to(torch.float64)
-        drawn = drawn.square() if squared else drawn
-        weight = weights[:, sample].to(torch.float64)
-        weight = weight.reshape(*weight.shape, *[1] * (len(shape) - 1))
-        total += weight * (drawn[:, None] if targets else drawn)
+    for first, count in drawn_together(weights.shape[1] if total.numel() else 0, shape):
+        # Added sample by sample, each multiplied before: the order of summation is the samples'.
+        for sample, values in enumerate(noise.draw(first, count, shape), first):
+            drawn = values.to(torch.float64)
+            drawn = drawn.square() if squared else drawn
+            weight = weights[:, sample].to(torch.float64)
+            weight = weight.reshape(*weight.shape, *[1] * (len(shape) - 1))
+            total += weight * (drawn[:, None] if targets else drawn)
