@@ -37,9 +37,3 @@ needs_native_cpu = pytest.mark.skipif(
     ops.backends()["cpu"] != "loaded",
     reason=f"native CPU kernels: {ops.backends()['cpu']}",
 )
-
-# For statistics over thousands of copies: the reference draws the same bits, one copy at a time.
-needs_quick_noise = pytest.mark.skipif(
-    ops.backends()["cpu"] != "loaded",
-    reason="thousands of copies take the reference minutes; the kernels have its bits",
-)

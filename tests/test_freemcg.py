@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from assertions import assert_same_bits
-from conftest import needs_quick_noise
 from nets import Linear, Polynomial, mlp
 from torch import Tensor
 
@@ -97,7 +96,6 @@ def test_isotropic_particles_give_the_likelihood_ratio_with_mean_baseline() -> N
     )
 
 
-@needs_quick_noise
 def test_many_isotropic_particles_and_the_likelihood_ratio_agree() -> None:
     model, x = mlp(FEATURES).double(), torch.rand(1, FEATURES).double()
     level = 30
@@ -126,7 +124,6 @@ def test_a_constant_added_to_all_logits_changes_nothing() -> None:
     )
 
 
-@needs_quick_noise
 def test_the_error_of_the_linearisation_is_of_third_order_in_the_spread() -> None:
     """Theorem 2, on a cubic model: C_xf = C_xx grad f + O(delta^3), from symmetric particles."""
 

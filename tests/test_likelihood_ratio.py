@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from assertions import assert_same_bits
-from conftest import needs_quick_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import Linear, Polynomial, conv_net
@@ -45,8 +44,6 @@ def estimates(
     gradient: LikelihoodRatio, model=linear, inputs: Tensor | None = None, rows: int = ROWS
 ) -> tuple[Tensor, Tensor]:
     """Independent estimates at the same input, [rows, D], and their standard errors."""
-    if rows > 1000 and ops.backends()["cpu"] != "loaded":
-        pytest.skip("thousands of rows take the reference minutes; the kernels have its bits")
     inputs = torch.full((1, 6), 0.3, dtype=torch.float64) if inputs is None else inputs
     return Saliency(model, gradient=gradient).attribute(
         inputs.expand(rows, *inputs.shape[1:]), abs=False, return_standard_error=True
@@ -587,10 +584,9 @@ class LargestTensor(TorchDispatchMode):
         return results
 
 
-@needs_quick_noise
 @pytest.mark.parametrize("options", [{}, {"antithetic": False}, {"mode": "shared", "blocks": 8}])
 def test_nothing_grows_with_the_number_of_copies(options: dict) -> None:
-    model, x = Linear(3 * 32 * 32), torch.rand(1, 3, 32, 32)
+    model, x = Linear(3 * 16 * 16), torch.rand(1, 3, 16, 16)
 
     def largest(n_samples: int) -> int:
         method = Saliency(model, gradient=LikelihoodRatio(n_samples, **options))
@@ -602,7 +598,6 @@ def test_nothing_grows_with_the_number_of_copies(options: dict) -> None:
     assert largest(16_384) == largest(1024) < 16_384 * x.numel() * 4
 
 
-@needs_quick_noise
 def test_inputs_that_are_known_well_enough_are_asked_no_more() -> None:
     def model(x: Tensor, bend: Tensor) -> Tensor:
         return x @ WEIGHT + bend * x.square().sum(1)
@@ -626,7 +621,6 @@ def test_inputs_that_are_known_well_enough_are_asked_no_more() -> None:
     assert float(relative.max()) < 0.35
 
 
-@needs_quick_noise
 @pytest.mark.parametrize(
     ("mode", "blocks"),
     [("random", [0, 1, 2, 3] + [-1] * 60), ("shared", [0, 0, 500, 500] + [-1] * 60)],

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from .path import by_channel, compute_dtype
-from .random import KEEP_TAG, counter, normals_of_features, philox, words_of_features
+from .random import KEEP_TAG, normals_of_features, words_in_groups, words_of_features
 
 # Numbers that are drawn at once. Each takes some hundred bytes on the way.
 DRAWN_TOGETHER = 2**18
-# Of a row at least: words are drawn in groups of so many features.
+# Of a row at least: a row of few features costs more than its words.
 LEAST_WORDS = 64
 
 
@@ -100,11 +100,9 @@ def signs_of_features(
 
     Feature f has bit (f / 16) % 32 of word (f / 512) % 4 of block f / 2048 * 16 + f % 16.
     """
-    blocks = torch.arange(-(-features // 2048) * 16, device=key.device)
-    words = philox(counter(blocks, examples[:, None], sample, key), key[0])
-    grouped = torch.stack([word.unflatten(1, (-1, 16)) for word in words], dim=2)
+    words = words_in_groups(features, 128, examples, sample, key)
     shifts = torch.arange(32, device=key.device)[:, None]
-    bits = (grouped[:, :, :, None] >> shifts & 1).flatten(1)[:, :features]
+    bits = (words[:, :, :, None] >> shifts & 1).flatten(1)[:, :features]
     common = torch.arange(features, device=key.device) & row
     for shift in (32, 16, 8, 4, 2, 1):
         common = common ^ common >> shift

@@ -124,6 +124,20 @@ def box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 KEEP_TAG = 1  # see csrc/include/pyxai_fast/philox.h
 
 
+def words_in_groups(
+    features: int, per_block: int, examples: Tensor, sample: Tensor | int, key: Tensor, tag: int = 0
+) -> Tensor:
+    """The words for every feature of every example, for one sample: [B, groups, 4, lanes].
+
+    A group is 16 blocks of four words, for 16 * `per_block` features; of one that holds fewer than
+    16 features only the first blocks, its lanes, are drawn.
+    """
+    lanes = min(max(features, 1), 16)
+    blocks = torch.arange(-(-features // (16 * per_block)) * lanes, device=key.device)
+    words = philox(counter(blocks, examples[:, None], sample, key, tag), key[0])
+    return torch.stack([word.unflatten(1, (-1, lanes)) for word in words], dim=2)
+
+
 def words_of_features(
     features: int, examples: Tensor, sample: Tensor | int, key: Tensor, tag: int = 0
 ) -> Tensor:
@@ -131,17 +145,14 @@ def words_of_features(
 
     Feature f has word (f / 16) % 4 of block f / 64 * 16 + f % 16.
     """
-    blocks = torch.arange(-(-features // 64) * 16, device=key.device)
-    words = philox(counter(blocks, examples[:, None], sample, key, tag), key[0])
-    grouped = torch.stack([word.unflatten(1, (-1, 16)) for word in words], dim=2)
-    return grouped.flatten(1)[:, :features]
+    words = words_in_groups(features, 4, examples, sample, key, tag)
+    return words.flatten(1)[:, :features]
 
 
 def normals_of_features(
     features: int, examples: Tensor, sample: Tensor | int, key: Tensor, tag: int = 0
 ) -> Tensor:
     """One standard normal for every feature of every example, float32 [B, features]."""
-    whole = -(-features // 64) * 64
-    words = words_of_features(whole, examples, sample, key, tag).unflatten(1, (-1, 2, 2, 16))
+    words = words_in_groups(features, 4, examples, sample, key, tag).unflatten(2, (2, 2))
     normals = box_muller(words[:, :, :, 0], words[:, :, :, 1])
     return torch.stack(normals, dim=3).flatten(1)[:, :features]
