@@ -209,29 +209,27 @@ def _with_prior(request: Request) -> Callable[[Prior | None], tuple[Any, dict[st
             f"--gradient: must be one of {', '.join(GRADIENTS)}, got {request.gradient!r}"
         )
     method, options = _method_class(request.method), _method_options(request)
-    named = request.method in COMBINATIONS
-    if named:
-        if request.gradient != "autograd" or request.gradient_options:
-            raise UsageError(f"--gradient: the method {request.method} has its own")
-        combination = COMBINATIONS[request.method]
-        takers = [(options, {*combination.gradient_options, *_takes(method)})]
-        asks_prior = "prior" in combination.needed
-    else:
-        kind = GRADIENTS[request.gradient]
-        of_gradient, known = dict(request.gradient_options), _parameters(kind)
-        if unknown := sorted(set(of_gradient) - known):
-            raise UsageError(
-                f"--gradient-set: options of {request.gradient} must be among "
-                f"{', '.join(sorted(known)) or 'none'}, got {', '.join(unknown)}"
-            )
-        takers = [(of_gradient, known), (options, _takes(method))]
-        asks_prior = kind is FreeMCG
+    combination = COMBINATIONS.get(request.method)
+    own_gradient = combination is not None and combination.axis == "gradient"
+    takes = _takes(method) if combination is None else {*combination.own_options, *_takes(method)}
+    if own_gradient and (request.gradient != "autograd" or request.gradient_options):
+        raise UsageError(f"--gradient: the method {request.method} has its own")
+    kind = GRADIENTS[request.gradient]
+    of_gradient, known = dict(request.gradient_options), _parameters(kind)
+    if unknown := sorted(set(of_gradient) - known):
+        raise UsageError(
+            f"--gradient-set: options of {request.gradient} must be among "
+            f"{', '.join(sorted(known)) or 'none'}, got {', '.join(unknown)}"
+        )
+    takers = [(options, takes)] if own_gradient else [(of_gradient, known), (options, takes)]
+    of_method = combination is not None and "prior" in combination.needed
+    asks_prior = of_method or kind is FreeMCG
     _check_prior(request, asks_prior)
     _set_flags(request, takers)
 
     def with_prior(prior: Prior | None) -> tuple[Any, dict[str, Any]]:
         given: dict[str, Any] = {"prior": prior} if asks_prior else {}
-        if named:
+        if own_gradient:
             return None, options | given
         return kind(**(of_gradient | given)), options
 

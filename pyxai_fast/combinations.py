@@ -1,60 +1,73 @@
-"""Names for combinations of method and gradient to which a paper has given one."""
+"""Names for combinations of a method with a gradient or a path to which a paper has given one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from .errors import ArgumentError
-from .gradients import FreeMCG, Gradient
+from .gradients import FreeMCG
+from .paths import StickBreaking
 
 
 @dataclass(frozen=True)
 class Combination:
-    """A method with a gradient that has options of its own.
+    """A method with a gradient, or a path, that has options of its own.
 
     Attributes:
         method: its name in METHODS.
-        gradient: the gradient's class.
+        axis: "gradient" or "path": the method's argument that `kind` makes.
+        kind: the gradient's or the path's class.
         options: of the method, unless they are given.
-        gradient_options: name of each option as the user gives it, to that of the gradient. (An
-            explanation's target is a class, so that a gradient's must be called something else.)
+        own_options: name of each option as the user gives it, to that of `kind`. (An explanation's
+            target is a class, so that a gradient's must be called something else.)
         needed: which of them must be given, and what they are.
     """
 
     method: str
-    gradient: type[FreeMCG]
+    axis: Literal["gradient", "path"]
+    kind: Callable[..., Any]
     options: Mapping[str, Any] = field(default_factory=dict)
-    gradient_options: Mapping[str, str] = field(default_factory=dict)
+    own_options: Mapping[str, str] = field(default_factory=dict)
     needed: Mapping[str, str] = field(default_factory=dict)
 
-    def split(self, name: str, options: Mapping[str, Any]) -> tuple[Gradient, dict[str, Any]]:
-        """The gradient, and the options that are left for the method."""
+    def split(self, name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The gradient or path, and the options that are left for the method."""
         for option, what in self.needed.items():
             if options.get(option) is None:
                 raise ArgumentError(f"explain: {option} must be given for {name}: {what}")
         own = {
             argument: options[option]
-            for option, argument in self.gradient_options.items()
+            for option, argument in self.own_options.items()
             if option in options
         }
-        left = {k: v for k, v in options.items() if k not in self.gradient_options}
-        return self.gradient(**own), {**self.options, **left}
+        if self.axis in options:
+            raise ArgumentError(
+                f"explain: {self.axis} must not be given for {name}, which has its own, got "
+                f"{options[self.axis]!r}"
+            )
+        left = {k: v for k, v in options.items() if k not in self.own_options}
+        return self.kind(**own), {**self.options, **left}
+
+
+def _same(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
 
 
 COMBINATIONS: dict[str, Combination] = {
     "freemcg": Combination(
         "saliency",
+        "gradient",
         FreeMCG,
         options={"abs": False},
-        gradient_options={
-            "prior": "prior",
-            "n_particles": "n_particles",
-            "levels": "levels",
-            "target_score": "target",
-            "seed": "seed",
-        },
+        own_options={**_same("prior", "n_particles", "levels", "seed"), "target_score": "target"},
         needed={"prior": "what inputs look like; see pyxai_fast.priors"},
+    ),
+    "stick_breaking_ig": Combination(
+        "integrated_gradients",
+        "path",
+        StickBreaking,
+        own_options=_same("alpha", "n_paths", "per", "aggregate", "rule", "seed"),
     ),
 }

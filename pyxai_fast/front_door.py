@@ -87,13 +87,16 @@ def explain(
     """
     name = method
     if method in COMBINATIONS:
+        combination = COMBINATIONS[method]
         if gradient is not None:
-            raise ArgumentError(
-                f"explain: gradient must not be given for {method}, which has its own, got "
-                f"{gradient!r}"
-            )
-        gradient, options = COMBINATIONS[method].split(method, options)
-        name = COMBINATIONS[method].method
+            options["gradient"] = gradient
+        made, options = combination.split(method, options)
+        gradient = options.pop("gradient", None)
+        if combination.axis == "gradient":
+            gradient = made
+        else:
+            options["path"] = made
+        name = combination.method
     kind = _method_class(name)
     gradient = _gradient(gradient)
     at_construction, at_call = _split_options(kind, method, options)

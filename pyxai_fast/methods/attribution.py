@@ -260,15 +260,8 @@ class AttributionMethod:
         """From sums of slopes to attributions and standard errors, in the form of the inputs."""
 
         def finished(trace: Trace, total: Tensor, x: Tensor) -> Tensor:
-            if score.several:
-                of_targets = (
-                    trace.attributions(total[:, j], recipe.multiply_by_inputs)
-                    for j in range(score.n_targets)
-                )
-                return torch.stack(tuple(of_targets), 1).to(compute_dtype(x.dtype))
-            return trace.attributions(total, recipe.multiply_by_inputs).to(
-                compute_dtype(x.dtype), memory_format=memory_format_of(x)
-            )
+            done = trace.attributions(total, recipe.multiply_by_inputs).to(compute_dtype(x.dtype))
+            return done if score.several else done.contiguous(memory_format=memory_format_of(x))
 
         with torch.set_grad_enabled(create_graph):
             attributions = as_given(tuple(map(finished, traces, totals.values, tensors)), inputs)

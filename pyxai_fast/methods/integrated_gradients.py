@@ -61,19 +61,38 @@ class IntegratedGradients(AttributionMethod):
         )
         self._multiply_by_inputs = multiply_by_inputs
         self.path: Path = StraightLine() if path is None else path
+        if not multiply_by_inputs and not self.path.complete:
+            raise ArgumentError(
+                "IntegratedGradients: multiply_by_inputs must be True with a path whose "
+                f"attributions are not a mean, got False with {self.path!r}"
+            )
 
     @property
     def multiplies_by_inputs(self) -> bool:
         return self._multiply_by_inputs
 
     def has_convergence_delta(self) -> bool:
-        return self.gradient.explains_score
+        return self.gradient.explains_score and self.path.complete
 
-    def check_call(self, n_steps: int = 50, method: str = "gausslegendre", **options: Any) -> None:
+    def has_standard_error(self) -> bool:
+        return self.path.complete
+
+    def check_call(
+        self,
+        n_steps: int = 50,
+        method: str = "gausslegendre",
+        return_standard_error: bool = False,
+        **options: Any,
+    ) -> None:
         Recipe(self.path, n_steps, method, self._multiply_by_inputs)
+        if return_standard_error and not self.has_standard_error():
+            raise ArgumentError(
+                "attribute: return_standard_error must be False with a path whose attributions are "
+                f"not a mean, got True with {self.path!r}"
+            )
 
     def steps_of(self, n_steps: int = 50, **options: Any) -> int:
-        return n_steps
+        return n_steps * getattr(self.path, "n_paths", 1)
 
     @outside_inference_mode
     def attribute(
@@ -128,10 +147,16 @@ class IntegratedGradients(AttributionMethod):
                 model is asked (a target is checked with the model's first answer).
         """
         if return_convergence_delta and not self.has_convergence_delta():
-            raise ArgumentError(
-                f"attribute: return_convergence_delta must be False with {self.gradient!r}, whose "
-                "slopes are not those of the score, got True"
+            reason = (
+                f"the path {self.path!r}, whose attributions do not add up to the difference of the"
+                " scores"
+                if self.gradient.explains_score
+                else f"{self.gradient!r}, whose slopes are not those of the score"
             )
+            raise ArgumentError(
+                f"attribute: return_convergence_delta must be False with {reason}, got True"
+            )
+        self.check_call(n_steps, method, return_standard_error)
         cost = Cost() if cost is None else cost
         attributions, errors = self._attribute(
             inputs,

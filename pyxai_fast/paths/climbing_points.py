@@ -17,6 +17,8 @@ class ClimbingPoints:
         first: k of the first point.
     """
 
+    complete = False
+
     def __init__(self, first: int = 0) -> None:
         self.first = first
 

@@ -22,6 +22,8 @@ class GaussianNeighbourhood:
         seed: of the noise.
     """
 
+    complete = False
+
     def __init__(self, sigma: float, seed: int = 0) -> None:
         if not isinstance(sigma, (int, float)) or not sigma >= 0:
             raise ArgumentError(

@@ -43,15 +43,19 @@ class Trace(Protocol):
         ...
 
     def attributions(self, total: Tensor, multiply_by_inputs: bool) -> Tensor:
-        """Totals [B, ...] as attributions; without multiply_by_inputs, as the mean slope.
+        """Totals [B, ...], or [B, n, ...] of n targets, as attributions; without
+        multiply_by_inputs, as the mean slope.
 
-        Linear in the totals, feature by feature.
+        Where totals have variances: linear in the totals, feature by feature.
         """
         ...
 
 
 class Path(Protocol):
     """A rule that leads from baselines to inputs."""
+
+    complete: bool
+    """Whether attributions add up to the difference of the scores of its ends."""
 
     def trace(
         self,

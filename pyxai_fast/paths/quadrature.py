@@ -77,3 +77,14 @@ def check_quadrature(method: str, n_steps: int, name: str = "n_steps") -> None:
         valid = False
     if not valid:
         raise ArgumentError(f"attribute: {name} must be an integer >= 1, got {n_steps!r}")
+
+
+DEFAULT_RULE = "gausslegendre"
+
+
+def check_rule_left_alone(path: str, method: str, own: str) -> None:
+    """Raises for a rule that was asked of a path that has its own argument for it."""
+    if method != DEFAULT_RULE:
+        raise ArgumentError(
+            f"attribute: method must be left alone with {path}, which has {own}=..., got {method!r}"
+        )

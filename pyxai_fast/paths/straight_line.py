@@ -14,6 +14,8 @@ from .quadrature import quadrature
 class StraightLine:
     """gamma(t) = baseline + t (input - baseline), integrated by a quadrature rule over t."""
 
+    complete = True
+
     def trace(
         self,
         inputs: Tensor,
@@ -79,7 +81,14 @@ class StraightTrace:
 
     def attributions(self, total: Tensor, multiply_by_inputs: bool) -> Tensor:
         if multiply_by_inputs:
-            return total * step_of(self.inputs, self.baselines, self.scale)
+            return total * for_targets(
+                step_of(self.inputs, self.baselines, self.scale), self.inputs, total
+            )
         if self.scale is not None:
             return total * by_channel(self.scale, self.inputs, total.dtype)
         return total
+
+
+def for_targets(values: Tensor, inputs: Tensor, total: Tensor) -> Tensor:
+    """Values [B, ...] shaped to multiply totals [B, ...], or [B, n, ...] of several targets."""
+    return values.unsqueeze(1) if total.dim() > inputs.dim() else values
