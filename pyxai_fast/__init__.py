@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .models.preprocessing import Preprocessing
     from .models.query_error import QueryError
     from .models.target import Targets
-    from .paths import GaussianNeighbourhood, Path, StraightLine
+    from .paths import GaussianNeighbourhood, Path, StickBreaking, StraightLine
     from .runtime.cost import Cost
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "QueryError",
     "Saliency",
     "SmoothGrad",
+    "StickBreaking",
     "StraightLine",
     "Targets",
     "Unfinished",
@@ -95,6 +96,7 @@ _DEFINED_IN = {
     "QueryError": "models.query_error",
     "GaussianNeighbourhood": "paths",
     "Path": "paths",
+    "StickBreaking": "paths",
     "StraightLine": "paths",
     "Cost": "runtime.cost",
 }

@@ -9,10 +9,9 @@ import torch
 from assertions import assert_same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from largest_tensor import LargestTensor
 from nets import Linear, Polynomial, conv_net
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from pyxai_fast import (
     Autograd,
@@ -567,21 +566,6 @@ def test_exactly_the_promised_queries_are_asked_and_no_graph_is_recorded(
     assert gradient.evaluations == queries
     assert asked == cost.queries == 2 * 3 * queries
     assert cost.gradients == 0
-
-
-class LargestTensor(TorchDispatchMode):
-    """Watches for the largest storage that an op makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        results = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(results):
-            if isinstance(leaf, Tensor):
-                self.bytes = max(self.bytes, leaf.untyped_storage().nbytes())
-        return results
 
 
 @pytest.mark.parametrize("options", [{}, {"antithetic": False}, {"mode": "shared", "blocks": 8}])
