@@ -7,6 +7,7 @@ import torch
 
 from pyxai_fast.paths import QUADRATURES, quadrature
 
+OURS = ("trapezoid", "clenshaw_curtis")
 COMPLETE = [name for name in QUADRATURES if name != "riemann_trapezoid"]
 
 
@@ -29,6 +30,7 @@ def test_weights_add_up_to_one_and_nodes_ascend_within_the_path(method: str, n_s
         ("riemann_middle", 1),
         ("trapezoid", 1),
         ("gausslegendre", 2 * 6 - 1),
+        ("clenshaw_curtis", 6 - 1),
     ],
 )
 def test_a_rule_is_exact_up_to_its_degree_and_no_further(method: str, degree: int) -> None:
@@ -42,7 +44,7 @@ def test_a_rule_is_exact_up_to_its_degree_and_no_further(method: str, degree: in
 
 
 @pytest.mark.parametrize("n_steps", [2, 3, 50])
-@pytest.mark.parametrize("method", [m for m in QUADRATURES if m != "trapezoid"])
+@pytest.mark.parametrize("method", [m for m in QUADRATURES if m not in OURS])
 def test_captums_rules_have_captums_numbers(method: str, n_steps: int) -> None:
     captum = pytest.importorskip("captum.attr._utils.approximation_methods")
     step_sizes, nodes = captum.approximation_parameters(method)

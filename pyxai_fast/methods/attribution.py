@@ -139,7 +139,7 @@ class AttributionMethod:
         """The model's outputs [B, ...] for inputs in the caller's units, without gradients."""
         tensors = input_tensors(inputs, self.forward_func)
         cost = Cost() if cost is None else cost
-        with _timed(cost):
+        with timed(cost):
             score = self._score(tensors, None, additional_forward_args, cost)
             return self._forward(score, tensors)
 
@@ -212,7 +212,7 @@ class AttributionMethod:
         `last(attributions, inputs)` is what is done with those of each tensor of inputs at the end;
         `loop` takes the place of `contract`.
         """
-        with _timed(cost):
+        with timed(cost):
             tensors = input_tensors(inputs, self.forward_func)
             starts = baseline_tensors(baselines, tensors)
             if not options.create_graph:
@@ -339,7 +339,7 @@ class AttributionMethod:
             [B], in the type of the attributions. Zero but for quadrature and rounding.
         """
         cost = Cost() if cost is None else cost
-        with _timed(cost), torch.no_grad():
+        with timed(cost), torch.no_grad():
             inputs = input_tensors(end_point, self.forward_func)
             starts = baseline_tensors(start_point, inputs)
             maps = attributions if isinstance(attributions, tuple) else (attributions,)
@@ -352,13 +352,24 @@ class AttributionMethod:
             score = self._score(inputs, target, additional_forward_args, cost)
             if outputs is None:
                 outputs = self._forward(score, inputs, internal_batch_size)
-            end = score.select(outputs).double()
-            way = end - self._start_scores(score, inputs, starts, internal_batch_size).double()
-            lead = end.dim()  # [B], or [B, n] for several targets
+            way = self._way(score, inputs, starts, outputs, internal_batch_size)
+            lead = way.dim()  # [B], or [B, n] for several targets
             total = sum(
                 (a.double().flatten(lead).sum(lead) if a.dim() > lead else a.double()) for a in maps
             )
             return (total - way.to(maps[0].device)).to(maps[0].dtype)
+
+    def _way(
+        self,
+        score: Score,
+        inputs: tuple[Tensor, ...],
+        starts: tuple[Tensor, ...],
+        outputs: Tensor,
+        max_rows: int | None,
+    ) -> Tensor:
+        """Differences of the scores of inputs, with these outputs, and starts; float64."""
+        end = score.select(outputs).double()
+        return end - self._start_scores(score, inputs, starts, max_rows).double()
 
     def _start_scores(
         self,
@@ -392,7 +403,7 @@ def _of_examples(maps: Any, examples: Tensor) -> Any:
 
 
 @contextmanager
-def _timed(cost: Cost) -> Iterator[None]:
+def timed(cost: Cost) -> Iterator[None]:
     start = time.perf_counter()
     try:
         yield

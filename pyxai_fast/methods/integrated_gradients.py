@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,10 +14,15 @@ from ..models.preprocessing import Preprocessing
 from ..models.query_error import QueryError
 from ..models.score import ForwardFunc
 from ..paths import Path, StraightLine
+from ..paths.quadrature import check_rule_left_alone
+from ..paths.refining import Refinable
+from ..reference.path import compute_dtype
 from ..runtime.cost import Cost
 from ..runtime.inference import outside_inference_mode
-from .attribution import AttributionMethod, Recipe
+from .arguments import as_given, baseline_tensors, input_tensors
+from .attribution import AttributionMethod, Recipe, timed
 from .loop import LoopOptions
+from .refinement import check_tolerance, refined
 from .unfinished import Unfinished
 
 
@@ -82,14 +87,67 @@ class IntegratedGradients(AttributionMethod):
         n_steps: int = 50,
         method: str = "gausslegendre",
         return_standard_error: bool = False,
+        tolerance: float | None = None,
+        create_graph: bool = False,
         **options: Any,
     ) -> None:
         Recipe(self.path, n_steps, method, self._multiply_by_inputs)
+        if tolerance is not None:
+            check_tolerance(tolerance)
+            check_rule_left_alone("a tolerance", method, "rules of its own, not method")
+            self._check_refinable(n_steps, create_graph)
         if return_standard_error and not self.has_standard_error():
             raise ArgumentError(
                 "attribute: return_standard_error must be False with a path whose attributions are "
                 f"not a mean, got True with {self.path!r}"
             )
+
+    def _check_refinable(self, n_steps: int, create_graph: bool) -> None:
+        reason = None
+        if not self._multiply_by_inputs:
+            reason = "multiply_by_inputs=False, of which nothing is complete"
+        elif create_graph:
+            reason = "create_graph=True"
+        elif not self.gradient.explains_score or not self.gradient.needs_autograd:
+            reason = f"slopes that are estimates, got {self.gradient!r}"
+        elif not hasattr(self.path, "refining"):
+            reason = f"{self.path!r}, which has no nested rules"
+        if reason is not None:
+            raise ArgumentError(f"attribute: tolerance must be None with {reason}")
+        cast(Refinable, self.path).rules(n_steps)
+
+    def _refine(
+        self,
+        inputs: Any,
+        baselines: Any,
+        target: Any,
+        additional_forward_args: Any,
+        n_steps: int,
+        tolerance: float,
+        options: LoopOptions,
+        cost: Cost,
+    ) -> Any:
+        with timed(cost):
+            tensors = tuple(x.detach() for x in input_tensors(inputs, self.forward_func))
+            starts = tuple(b.detach() for b in baseline_tensors(baselines, tensors))
+            score = self._score(tensors, target, additional_forward_args, cost)
+            with torch.no_grad():
+                outputs = self._forward(score, tensors, options.max_rows)
+                way = self._way(score, tensors, starts, outputs, options.max_rows)
+            maps = refined(
+                score,
+                self.gradient,
+                tensors,
+                starts,
+                way,
+                cast(Refinable, self.path),
+                n_steps,
+                tolerance,
+                options,
+                type(self).__name__,
+            )
+            typed = (m.to(compute_dtype(x.dtype)) for m, x in zip(maps, tensors, strict=True))
+            return as_given(tuple(typed), inputs)
 
     def steps_of(self, n_steps: int = 50, **options: Any) -> int:
         return n_steps * getattr(self.path, "n_paths", 1)
@@ -106,6 +164,7 @@ class IntegratedGradients(AttributionMethod):
         internal_batch_size: int | None = None,
         return_convergence_delta: bool = False,
         *,
+        tolerance: float | None = None,
         create_graph: bool = False,
         show_progress: bool = False,
         return_standard_error: bool = False,
@@ -124,12 +183,20 @@ class IntegratedGradients(AttributionMethod):
                 the model.
             additional_forward_args: further arguments of the model, without attributions; tensors
                 [B, ...] are repeated with their examples.
-            n_steps: number of quadrature nodes.
+            n_steps: number of quadrature nodes, of each path.
             method: "gausslegendre", "riemann_left", "riemann_right", "riemann_middle",
-                "riemann_trapezoid" (captum's five), or "trapezoid" (normalised).
+                "riemann_trapezoid" (captum's five), "trapezoid" (normalised) or
+                "clenshaw_curtis".
             internal_batch_size: rows sent through the model at once, at most, also below B; None
                 chooses by memory.
             return_convergence_delta: also return the completeness gap of each example.
+            tolerance: refine each input's own quadrature until its completeness gap is at most
+                this share of the difference of the scores, by nested rules, of which a finer one
+                takes gradients at its new nodes only: on the straight line Clenshaw-Curtis with 9,
+                17, 33, ... nodes, up to n_steps; on random paths 1, 3, 7 or 15 nodes within each of
+                the n_steps steps. The gap is one number; that it is small says little of a single
+                attribution. With several Targets the gaps of all. Takes 8 bytes a feature for each
+                rule to come.
             create_graph: attributions can be differentiated, for training on them; the graph of
                 all steps is kept.
             show_progress: a progress bar (needs tqdm).
@@ -156,23 +223,26 @@ class IntegratedGradients(AttributionMethod):
             raise ArgumentError(
                 f"attribute: return_convergence_delta must be False with {reason}, got True"
             )
-        self.check_call(n_steps, method, return_standard_error)
+        self.check_call(n_steps, method, return_standard_error, tolerance, create_graph)
         cost = Cost() if cost is None else cost
-        attributions, errors = self._attribute(
-            inputs,
-            baselines,
-            target,
-            additional_forward_args,
-            Recipe(self.path, n_steps, method, self._multiply_by_inputs),
-            LoopOptions(
-                internal_batch_size,
-                self.memory_format,
-                create_graph,
-                show_progress,
-                return_standard_error,
-            ),
-            cost,
+        options = LoopOptions(
+            internal_batch_size,
+            self.memory_format,
+            create_graph,
+            show_progress,
+            return_standard_error,
         )
+        given = inputs, baselines, target, additional_forward_args
+        errors = None
+        if tolerance is None:
+            attributions, errors = self._attribute(
+                *given,
+                Recipe(self.path, n_steps, method, self._multiply_by_inputs),
+                options,
+                cost,
+            )
+        else:
+            attributions = self._refine(*given, n_steps, tolerance, options, cost)
         if not return_convergence_delta:
             return (attributions, errors) if return_standard_error else attributions
         try:

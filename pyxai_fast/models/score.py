@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -88,6 +89,23 @@ class Score:
             (example[None] * n_steps + step[:, None]).flatten(),
         )
 
+    def of_examples(self, examples: Tensor) -> Score:
+        """The score of some of the examples, [A] of their numbers; its cost is counted here."""
+        part = copy.copy(self)
+        part.batch = len(examples)
+        part.targets = tuple(
+            t[examples.to(t.device)] if isinstance(t, Tensor) else t for t in self.targets
+        )
+        part.additional_forward_args = tuple(
+            arg[examples.to(arg.device)] if self._has_rows(arg) else arg
+            for arg in self.additional_forward_args
+        )
+        return part
+
+    def _has_rows(self, arg: Any) -> bool:
+        """Whether an additional argument has a row for each example."""
+        return isinstance(arg, Tensor) and arg.dim() > 0 and arg.shape[0] == self.batch
+
     def outputs(self, inputs: tuple[Tensor, ...], args: tuple[Any, ...]) -> Tensor:
         """The model's (converted) outputs [R, ...] for rows of inputs."""
         try:
@@ -163,9 +181,7 @@ class RowScore:
         )
 
     def _of_rows(self, arg: Any) -> Any:
-        if not isinstance(arg, Tensor) or arg.dim() == 0 or arg.shape[0] != self.score.batch:
-            return arg
-        return arg[self.example.to(arg.device)]
+        return arg[self.example.to(arg.device)] if self.score._has_rows(arg) else arg
 
     def outputs(self, inputs: tuple[Tensor, ...]) -> Tensor:
         return self.score.outputs(inputs, self.args)

@@ -65,8 +65,11 @@ class ManyPathsTrace:
 
     # What a kind of path defines.
 
-    def write_points(self, piece: Piece, examples: slice, out: Tensor) -> None:
-        """Model inputs [S * E, ...] of a path's steps."""
+    def write_points(
+        self, piece: Piece, examples: slice, out: Tensor, position: float | None = None
+    ) -> None:
+        """Model inputs [S * E, ...] of a path's steps, straight ones, at a position in each; at the
+        path's own by default."""
         raise NotImplementedError
 
     def add_slopes(self, piece: Piece, grads: Tensor, examples: slice, total: Tensor) -> None:
@@ -102,12 +105,16 @@ class ManyPathsTrace:
         rows = examples.stop - examples.start
         for piece in self.pieces(steps):
             part = grads[piece.place.start * rows : piece.place.stop * rows]
-            for one, sums in zip(self._each_target(part), self._each_target(total), strict=True):
-                self.add_slopes(piece, one, examples, sums)
+            self.add_piece(piece, part, examples, total)
             if self.aggregate != "mean" and piece.steps.stop == self.n_steps:
                 self._take(examples, total)
                 total.zero_()
         return total
+
+    def add_piece(self, piece: Piece, grads: Tensor, examples: slice, total: Tensor) -> None:
+        """As `add_slopes`, for one target or several."""
+        for one, sums in zip(self._each_target(grads), self._each_target(total), strict=True):
+            self.add_slopes(piece, one, examples, sums)
 
     def _take(self, examples: slice, total: Tensor) -> None:
         way = self.way(examples)

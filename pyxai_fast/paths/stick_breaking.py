@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ..reference.path import memory_format_of
 from .aggregation import check_aggregate
 from .many_paths import ManyPathsTrace, Piece
 from .quadrature import check_quadrature, check_rule_left_alone
+from .refining_paths import NODES_OF_A_STEP, RefiningPaths
 
 RULES = {"middle": 0.5, "left": 0.0, "right": 1.0}
 # Of the random numbers; far from those of SmoothGrad, which count from 0, and of the gradients.
@@ -48,7 +49,7 @@ class StickBreaking:
         self,
         alpha: float = 10.0,
         n_paths: int = 50,
-        per: str = "feature",
+        per: Literal["feature", "pixel"] = "feature",
         aggregate: str = "mean",
         rule: str = "middle",
         seed: int = 0,
@@ -92,8 +93,25 @@ class StickBreaking:
         stream: int = 0,
     ) -> StickBreakingTrace:
         check_quadrature(method, n_steps)
-        check_rule_left_alone("StickBreaking", method, "rule")
+        check_rule_left_alone("StickBreaking", method, "rule=...")
         return StickBreakingTrace(inputs, baselines, n_steps, self, affine, stream)
+
+    def rules(self, n_steps: int) -> list[int]:
+        return [self.n_paths * n_steps * nodes for nodes in NODES_OF_A_STEP]
+
+    def refining(
+        self,
+        inputs: Tensor,
+        baselines: Tensor,
+        n_steps: int,
+        level: int,
+        examples: Tensor,
+        affine: Affine | None = None,
+        stream: int = 0,
+    ) -> RefiningPaths:
+        trace = StickBreakingTrace(inputs, baselines, n_steps, self, affine, stream)
+        trace.numbers = examples
+        return RefiningPaths(trace, level)
 
 
 class StickBreakingTrace(ManyPathsTrace):
@@ -122,12 +140,14 @@ class StickBreakingTrace(ManyPathsTrace):
             "examples": self.numbers[examples],
         }
 
-    def write_points(self, piece: Piece, examples: slice, out: Tensor) -> None:
+    def write_points(
+        self, piece: Piece, examples: slice, out: Tensor, position: float | None = None
+    ) -> None:
         ops.dirichlet_points(
             self.inputs[examples],
             self.starts(examples),
             self.key,
-            position=RULES[self.law.rule],
+            position=RULES[self.law.rule] if position is None else position,
             scale=self.scale,
             shift=self.shift,
             out=out,
