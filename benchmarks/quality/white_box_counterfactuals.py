@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyxai_fast import Counterfactual, ops
-from pyxai_fast.methods.counterfactual import SEED_STEP, STEP_STREAM, Step
+from pyxai_fast import Counterfactual
+from pyxai_fast.methods.counterfactual import Guide, Step
 from pyxai_fast.models.preprocessing import Preprocessing
 
 ROWS = 100
@@ -27,35 +27,17 @@ class GradientGuided(Counterfactual):
     schedule, noise and lengths of steps are those of `Counterfactual`: only the direction differs.
     """
 
-    def _step(
+    def _guide(
         self,
-        number: int,
         step: Step,
         clean: Tensor,
-        noise: Tensor,
+        noisy: Tensor,
         answers: Tensor,
         classes: Tensor,
         origin: Tensor,
-        numbers: list[int],
-        out: Tensor,
-    ) -> None:
-        slopes = self._directions(step, clean, out, classes).unflatten(0, clean.shape[:2])
-        for i, example in enumerate(numbers):
-            one = slice(i, i + 1)
-            seed = (self.seed + example * SEED_STEP) % 2**64
-            ops.guided_step(
-                clean[one],
-                noise[one],
-                slopes[one],
-                alpha_bar=step.share,
-                alpha_bar_next=step.share_next,
-                eta=self.eta,
-                step_size=self.step_size,
-                step_proximity=self.step_proximity,
-                origin=origin[one],
-                key=ops.random_key(seed, STEP_STREAM + number, device=clean.device),
-                out=out[one],
-            )
+    ) -> Guide:
+        slopes = self._directions(step, clean, noisy, classes)
+        return Guide(slopes.unflatten(0, clean.shape[:2]))
 
     def _directions(self, step: Step, clean: Tensor, noisy: Tensor, classes: Tensor) -> Tensor:
         """Which way each particle is guided, [B * K, ...]."""

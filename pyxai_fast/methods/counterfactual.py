@@ -73,6 +73,14 @@ class Schedule:
     steps: tuple[Step, ...]
 
 
+class Guide(NamedTuple):
+    """Where particles are guided: `guide`, `center` and `weights` of `ops.guided_step`."""
+
+    towards: Tensor
+    center: Tensor | None = None
+    weights: Tensor | None = None
+
+
 class Counterfactual:
     """Inputs near those given that the model takes for another class, and that are likely.
 
@@ -444,24 +452,8 @@ class Counterfactual:
         numbers: list[int],
         out: Tensor,
     ) -> None:
-        """The particles of the next level, [B, K, ...], written to `out`."""
-        shape = clean.shape[:2]
-        directions = class_directions(answers, classes[:, None], self.target_score)[:, :, 0]
-        directions = directions.unflatten(0, shape)
-        logits = answers.unflatten(0, shape)
-        logits = logits - logits.mean(1, keepdim=True)
-        guide, center, weights = clean, None, None
-        if self.coupling == "ensemble":
-            # matrix[j, k] = (F_k - F) (e_c - P_j) / K; its rows sum to zero, as the F_k - F do.
-            # Only the direction of a row counts. Its size is that of what is left of (e_c - P_j),
-            # which for a model that is sure no float32 can hold.
-            matrix = directions @ logits.transpose(1, 2)
-            largest = matrix.abs().amax(2, keepdim=True)
-            matrix = torch.where(largest > 0, matrix / largest, 0.0)
-            guide = ops.ensemble_transform(clean, matrix, origin, add_particles=False)
-        else:
-            weights = (directions * logits).sum(2).sign()
-            center = ops.ensemble_moments(clean)[0].to(clean.dtype)
+        """The particles of the next level, [B, K, ...], written over `out`."""
+        towards, center, weights = self._guide(step, clean, out, answers, classes, origin)
         for i, example in enumerate(numbers):
             one = slice(i, i + 1)
             # A seed for each input: the op's noise goes by the place in the batch.
@@ -469,7 +461,7 @@ class Counterfactual:
             ops.guided_step(
                 clean[one],
                 noise[one],
-                guide[one],
+                towards[one],
                 alpha_bar=step.share,
                 alpha_bar_next=step.share_next,
                 eta=self.eta,
@@ -481,6 +473,32 @@ class Counterfactual:
                 key=ops.random_key(seed, STEP_STREAM + number, device=clean.device),
                 out=out[one],
             )
+
+    def _guide(
+        self,
+        step: Step,
+        clean: Tensor,
+        noisy: Tensor,
+        answers: Tensor,
+        classes: Tensor,
+        origin: Tensor,
+    ) -> Guide:
+        """Which way the particles go, from the model's answers to their clean estimates."""
+        shape = clean.shape[:2]
+        directions = class_directions(answers, classes[:, None], self.target_score)[:, :, 0]
+        directions = directions.unflatten(0, shape)
+        logits = answers.unflatten(0, shape)
+        logits = logits - logits.mean(1, keepdim=True)
+        if self.coupling == "diagonal":
+            center = ops.ensemble_moments(clean)[0].to(clean.dtype)
+            return Guide(clean, center, (directions * logits).sum(2).sign())
+        # matrix[j, k] = (F_k - F) (e_c - P_j) / K; its rows sum to zero, as the F_k - F do. Only
+        # the direction of a row counts. Its size is that of what is left of (e_c - P_j), which for
+        # a model that is sure no float32 can hold.
+        matrix = directions @ logits.transpose(1, 2)
+        largest = matrix.abs().amax(2, keepdim=True)
+        matrix = torch.where(largest > 0, matrix / largest, 0.0)
+        return Guide(ops.ensemble_transform(clean, matrix, origin, add_particles=False))
 
     def _settings(self) -> dict[str, Any]:
         names = (
