@@ -10,7 +10,9 @@ and take turns, and medians are compared.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +34,7 @@ from cf_contenders import (
     key_noise,
     made,
     method,
+    network,
 )
 from machine import machine
 from torch import Tensor, nn
@@ -93,9 +96,11 @@ def run(
     steps: int,
     rounds: int,
 ) -> dict[str, Any]:
+    rows = best_rows(prior, image, particles)
+
     def call(name: str, noise: Noise | None = None) -> Callable[[], Tensor]:
         network = short if "bfloat16" in name else prior
-        return made(name, model, network, image, target, particles, steps, noise)
+        return made(name, model, network, image, target, particles, steps, noise, rows)
 
     noise = key_noise(image, particles)
     ours = {name: call(name)() for name in (OURS, OURS_DIAGONAL)}
@@ -117,6 +122,7 @@ def run(
     medians = {name: statistics.median(values) for name, values in times.items()}
     return {
         "shape": list(image.shape),
+        "careful_rows": rows,
         "differences": differences,
         "seconds": {name: summary(values) for name, values in times.items()},
         "parts": {name: statistics.median(p[name] for p in parts) for name in parts[0]},
@@ -133,9 +139,24 @@ def run(
     }
 
 
+@torch.inference_mode()
+def best_rows(prior: DiffusionPrior, image: Tensor, particles: int) -> int:
+    """How many particles the network denoises at once in the least time for all of them."""
+    x = torch.randn(particles, *image.shape[1:], generator=torch.Generator().manual_seed(0))
+    counts = sorted({math.ceil(particles / parts) for parts in (1, 2, 3, 4, 6, 8, 12)})
+
+    def denoise(rows: int) -> None:
+        for part in x.split(rows):
+            network(prior, part, 100)
+
+    seconds = take_turns({str(n): functools.partial(denoise, n) for n in counts}, 7)
+    return min(counts, key=lambda n: statistics.median(seconds[str(n)]))
+
+
 def show(result: dict[str, Any]) -> None:
     settings = result["settings"]
     print(f"\n{settings['n_particles']} particles, {settings['n_steps']} steps, {result['shape']}")
+    print(f"  careful PyTorch denoises {result['careful_rows']} rows at once")
     for name, row in result["seconds"].items():
         print(f"  {name:40} {row['median']:8.3f} s  (iqr {row['iqr']:.3f})")
     for name, value in result["speed_up"].items():

@@ -53,11 +53,13 @@ def made(
     particles: int,
     steps: int,
     noise: Noise | None = None,
+    rows: int | None = None,
 ) -> Callable[[], Tensor]:
     """The call to be measured: the particles at its end, [K, C, H, W], pixels.
 
-    `noise(i)` is that of step i, and of the start for -1; drawn by torch where it is not given, and
-    by ours always by key.
+    `rows` are denoised at once by careful PyTorch; all of them by default. `noise(i)` is that of
+    step i, and of the start for -1; drawn by torch where it is not given, and by ours always by
+    key.
     """
     ours = method(model, prior, coupling_of(name), particles, steps)
     if name.startswith("ours"):
@@ -81,7 +83,7 @@ def made(
             released, picture_of=lambda particle: particle[None] / 2 + 0.5
         ),
     }
-    other = others.get(name, careful)
+    other = others.get(name, functools.partial(careful, rows=rows or particles))
     return lambda: other(model, prior, image, target, ours.schedule, coupling_of(name), noise)
 
 
@@ -104,14 +106,16 @@ def careful(
     schedule: Schedule,
     coupling: str,
     noise: Noise,
+    rows: int,
 ) -> Tensor:
-    """What a careful engineer writes: everything batched, one product, in place where it can be."""
+    """What a careful engineer writes: everything batched, one product, in place where it can be,
+    and through the network as many rows at once as suit it."""
     origin = image * 2 - 1
     start = noise(-1)
     x = start.mul_((1 - schedule.start_share) ** 0.5).add_(origin, alpha=schedule.start_share**0.5)
     count, low, high = len(x), -1.0, 1.0
     for number, step in enumerate(schedule.steps):
-        predicted = network(prior, x, step.level)
+        predicted = torch.cat([network(prior, part, step.level) for part in x.split(rows)])
         clean = x.sub_(predicted, alpha=(1 - step.share) ** 0.5)
         clean.mul_(step.share**-0.5).clamp_(low, high)
         if not step.guided:
