@@ -1,0 +1,112 @@
+"""The text of paths.md; every figure in it is one of the files in results/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from likelihood_ratio_page import interval, table, verdict
+
+INTRODUCTION = """\
+# Paths on real models
+
+Written by `benchmarks/quality/paths.py --page` from the files in `results/`. To measure a model and
+pictures of your own:
+
+    python benchmarks/quality/paths.py --model SPEC --images FOLDER --json OUT --plot PNG
+
+Figures are means over pictures, with the 95% bootstrap interval over pictures in brackets. All maps
+are of the logit of the class that is predicted. "Better" and "worse" compare with integrated
+gradients on the same pictures, and are said where the interval of the difference leaves out 0.
+
+- DiffID: from 10% to 90% of the features, of all channels, are replaced by the mean of those that
+  are kept; the share of pictures that keep their class when the least important go, minus that when
+  the most important go. Large is good.
+- Deletion: the area under the probability of the class as pixels turn black, the highest ranked
+  first; small is good. Insertion: as they come back into the blurred picture; large is good.
+- Rankings are by absolute values. Entropy: of the shares of the absolute map, over that of a
+  uniform one; small is a sparse map, which is neither good nor bad.
+- Gap: between the sum of the attributions and the difference of the scores, relative to it. Methods
+  without one promise none.
+- Memory is the peak during the call beyond what was resident before, for all pictures together.
+- Learnt paths are guided by a network that was trained on the same kind of measure as DiffID, of
+  the model's confidence: DiffID favours them, deletion and insertion less.
+"""
+
+
+def rendered(files: list[Path]) -> str:
+    """The text for these files of figures."""
+    parts = [INTRODUCTION]
+    for path in files:
+        parts += section(json.loads(path.read_text()), path.with_suffix(".png"))
+    return "\n".join(parts)
+
+
+def section(result: dict[str, Any], plot: Path) -> Iterator[str]:
+    settings, chances = result["settings"], result["probabilities"]
+    size = "x".join(map(str, settings["shape"]))
+    yield f"## {settings['model']}\n"
+    yield (
+        f"{settings['data'] or 'Pictures'}: {settings['pictures']} of {size}; {settings['n_steps']}"
+        f" steps a path. Probability of the class {chances['clean']['mean']:.2f}, of black "
+        f"{chances['black']['mean']:.2f}, of the blurred one {chances['blurred']['mean']:.2f}.\n"
+    )
+    if plot.exists():
+        yield f"![DiffID of every path](results/{plot.name})\n"
+    yield table(
+        ("map", "DiffID", "", "deletion", "", "insertion", "", "entropy"),
+        (
+            [
+                row["label"],
+                interval(row["diffid"]),
+                compared(row, "diffid", 1),
+                interval(row["deletion"]),
+                compared(row, "deletion", -1),
+                interval(row["insertion"]),
+                compared(row, "insertion", 1),
+                f"{row['entropy']['mean']:.2f}",
+            ]
+            for row in result["maps"]
+        ),
+    )
+    yield "What it took, for each picture:\n"
+    yield table(
+        ("map", "how", "gradients", "time", "peak memory, all pictures", "gap"),
+        (
+            [
+                row["label"],
+                settings["options"][row["map"]],
+                f"{row['gradients']:,.0f}",
+                f"{1e3 * row['seconds']:,.0f} ms",
+                f"{row['peak_bytes'] / 1e6:,.0f} MB",
+                "" if row["gap"] is None else f"{100 * row['gap']['mean']:.2g} %",
+            ]
+            for row in result["maps"]
+            if "gradients" in row
+        ),
+    )
+    machine = result["machine_info"]
+    yield f"{settings['threads']} threads, {machine['cpu']}, torch {machine['torch']}.\n"
+    if result["guides"]:
+        yield "The guides of the learnt paths:\n"
+        yield table(
+            ("faithful", "sparse", "DiffID", "deletion", "insertion", "entropy"),
+            (
+                [
+                    f"{row['faithful']:g}",
+                    f"{row['sparse']:g}",
+                    *(interval(row[key]) for key in ("diffid", "deletion", "insertion")),
+                    f"{row['entropy']['mean']:.3f}",
+                ]
+                for row in result["guides"]
+            ),
+        )
+
+
+def compared(row: dict[str, Any], key: str, good: int) -> str:
+    if f"{key}_minus_ig" not in row or row["map"] in ("integrated_gradients",):
+        return ""
+    said = verdict(row[f"{key}_minus_ig"], good)
+    return "" if said.startswith("no different") else said.split()[0]
