@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .models.preprocessing import Preprocessing
     from .models.query_error import QueryError
     from .models.target import Targets
-    from .paths import GaussianNeighbourhood, Path, StickBreaking, StraightLine
+    from .paths import BlurPath, GaussianNeighbourhood, Path, StickBreaking, StraightLine
     from .runtime.cost import Cost
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "METHODS",
     "Autograd",
     "BlackBox",
+    "BlurPath",
     "Cost",
     "Counterfactual",
     "Counterfactuals",
@@ -94,6 +95,7 @@ _DEFINED_IN = {
     "Preprocessing": "models.preprocessing",
     "Targets": "models.target",
     "QueryError": "models.query_error",
+    "BlurPath": "paths",
     "GaussianNeighbourhood": "paths",
     "Path": "paths",
     "StickBreaking": "paths",

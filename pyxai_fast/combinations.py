@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from .errors import ArgumentError
 from .gradients import FreeMCG
-from .paths import StickBreaking
+from .paths import BlurPath, StickBreaking
 
 
 @dataclass(frozen=True)
@@ -69,5 +69,11 @@ COMBINATIONS: dict[str, Combination] = {
         "path",
         StickBreaking,
         own_options=_same("alpha", "n_paths", "per", "aggregate", "rule", "seed"),
+    ),
+    "blur_ig": Combination(
+        "integrated_gradients",
+        "path",
+        BlurPath,
+        own_options=_same("max_sigma", "schedule", "boundary"),
     ),
 }

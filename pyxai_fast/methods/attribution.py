@@ -341,7 +341,7 @@ class AttributionMethod:
         cost = Cost() if cost is None else cost
         with timed(cost), torch.no_grad():
             inputs = input_tensors(end_point, self.forward_func)
-            starts = baseline_tensors(start_point, inputs)
+            starts = self._starts(inputs, start_point)
             maps = attributions if isinstance(attributions, tuple) else (attributions,)
             for x, a in zip(inputs, maps, strict=True):
                 if a.shape[0] != x.shape[0]:
@@ -370,6 +370,10 @@ class AttributionMethod:
         """Differences of the scores of inputs, with these outputs, and starts; float64."""
         end = score.select(outputs).double()
         return end - self._start_scores(score, inputs, starts, max_rows).double()
+
+    def _starts(self, inputs: tuple[Tensor, ...], start_point: Any) -> tuple[Tensor, ...]:
+        """Where attributions begin to count: [], [1, ...] or [B, ...] for each tensor of inputs."""
+        return baseline_tensors(start_point, inputs)
 
     def _start_scores(
         self,

@@ -66,10 +66,11 @@ class IntegratedGradients(AttributionMethod):
         )
         self._multiply_by_inputs = multiply_by_inputs
         self.path: Path = StraightLine() if path is None else path
-        if not multiply_by_inputs and not self.path.complete:
+        mean_slope = self.path.complete and getattr(self.path, "has_mean_slope", True)
+        if not multiply_by_inputs and not mean_slope:
             raise ArgumentError(
                 "IntegratedGradients: multiply_by_inputs must be True with a path whose "
-                f"attributions are not a mean, got False with {self.path!r}"
+                f"attributions are not a mean slope times the way, got False with {self.path!r}"
             )
 
     @property
@@ -81,6 +82,10 @@ class IntegratedGradients(AttributionMethod):
 
     def has_standard_error(self) -> bool:
         return self.path.complete
+
+    def _starts(self, inputs: tuple[Tensor, ...], start_point: Any) -> tuple[Tensor, ...]:
+        baselines = super()._starts(inputs, start_point)
+        return tuple(self.path.start(x, b) for x, b in zip(inputs, baselines, strict=True))
 
     def check_call(
         self,

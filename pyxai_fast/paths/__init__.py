@@ -1,5 +1,6 @@
 """Along which points the slope is taken: one class a path."""
 
+from .blur import BlurPath
 from .neighbourhood import GaussianNeighbourhood
 from .path import Path, Trace
 from .quadrature import QUADRATURES, quadrature
@@ -8,6 +9,7 @@ from .straight_line import StraightLine
 
 __all__ = [
     "QUADRATURES",
+    "BlurPath",
     "GaussianNeighbourhood",
     "Path",
     "StickBreaking",

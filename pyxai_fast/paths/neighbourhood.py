@@ -32,6 +32,9 @@ class GaussianNeighbourhood:
         self.sigma = sigma
         self.seed = seed
 
+    def start(self, inputs: Tensor, baselines: Tensor) -> Tensor:
+        return baselines
+
     def trace(
         self,
         inputs: Tensor,

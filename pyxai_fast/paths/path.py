@@ -57,6 +57,10 @@ class Path(Protocol):
     complete: bool
     """Whether attributions add up to the difference of the scores of its ends."""
 
+    def start(self, inputs: Tensor, baselines: Tensor) -> Tensor:
+        """Where the paths of a batch set out: [], [1, ...] or [B, ...], in the caller's units."""
+        ...
+
     def trace(
         self,
         inputs: Tensor,

@@ -83,6 +83,9 @@ class StickBreaking:
     def complete(self) -> bool:
         return self.aggregate == "mean"
 
+    def start(self, inputs: Tensor, baselines: Tensor) -> Tensor:
+        return baselines
+
     def trace(
         self,
         inputs: Tensor,

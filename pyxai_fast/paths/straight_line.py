@@ -21,6 +21,9 @@ class StraightLine:
 
     complete = True
 
+    def start(self, inputs: Tensor, baselines: Tensor) -> Tensor:
+        return baselines
+
     def trace(
         self,
         inputs: Tensor,

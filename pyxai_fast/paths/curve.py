@@ -1,0 +1,91 @@
+"""Paths that are no straight lines: polygons through given nodes, from a start to the input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..models.preprocessing import Affine
+from ..reference.path import by_channel, compute_dtype
+from .straight_line import for_targets
+
+
+class CurveTrace:
+    """A curve gamma cut at times ``t_0 < ... < t_n``; gradients times increments are added up.
+
+    ``sum over m of ds/dx (mid_m) * (gamma(t_m+1) - gamma(t_m))``,
+    ``mid_m = (gamma(t_m) + gamma(t_m+1)) / 2``
+
+    The midpoint of the chord, rather than of the curve, makes each step exact for scores that are
+    quadratic, and the increments telescope: attributions add up to the difference of the scores of
+    gamma(t_n) and gamma(t_0) as far as the midpoint rule goes.
+
+    A kind of curve defines `nodes`.
+
+    Args:
+        inputs: [B, ...], in the caller's units.
+        times: float64 [n + 1], ascending, from 0 to 1.
+        affine: applied to nodes on their way into the model.
+    """
+
+    def __init__(self, inputs: Tensor, times: Tensor, affine: Affine | None = None) -> None:
+        self.inputs = inputs
+        self.times = times
+        self.affine = affine
+        self.steps = times.shape[0] - 1
+        self._kept: tuple[slice, slice, Tensor] | None = None
+
+    def nodes(self, examples: slice, times: Tensor) -> Tensor:
+        """gamma at times [S], in the caller's units: [S, E, ...], in the type to compute in."""
+        raise NotImplementedError
+
+    # What the loop asks for.
+
+    def points(
+        self, examples: slice, steps: slice, memory_format: torch.memory_format, out: Tensor | None
+    ) -> Tensor:
+        nodes = self._model_nodes(examples, steps)
+        middle = ((nodes[:-1] + nodes[1:]) / 2).flatten(0, 1).to(self.inputs.dtype)
+        if out is None:
+            return middle.contiguous(memory_format=memory_format)
+        return out.copy_(middle)
+
+    def add(self, grads: Tensor, examples: slice, steps: slice, total: Tensor | None) -> Tensor:
+        each = grads.unflatten(0, (steps.stop - steps.start, -1))
+        # Step by step: the order of summation does not depend on the chunks.
+        for grad, increment in zip(each, self._increments(examples, steps), strict=True):
+            part = grad.double() * for_targets(increment, self.inputs, grad)
+            total = part if total is None else total.add_(part)
+        assert total is not None
+        return total
+
+    def add_variances(
+        self, variances: Tensor, examples: slice, steps: slice, total: Tensor
+    ) -> None:
+        each = variances.unflatten(0, (steps.stop - steps.start, -1))
+        for variance, increment in zip(each, self._increments(examples, steps), strict=True):
+            square = for_targets(increment.square(), self.inputs, variance)
+            # What is multiplied by zero is known, however little its slope is.
+            total += torch.where(square > 0, variance.double() * square, 0.0)
+
+    def attributions(self, total: Tensor, multiply_by_inputs: bool) -> Tensor:
+        assert multiply_by_inputs  # there is no one way that a mean slope would be multiplied by
+        return total
+
+    def _increments(self, examples: slice, steps: slice) -> Tensor:
+        nodes = self._model_nodes(examples, steps).double()
+        return nodes[1:] - nodes[:-1]
+
+    def _model_nodes(self, examples: slice, steps: slice) -> Tensor:
+        """Both ends of each step, [S + 1, E, ...], as the model sees them.
+
+        Kept from where points are made to where gradients at them are added.
+        """
+        if self._kept is None or self._kept[:2] != (examples, steps):
+            nodes = self.nodes(examples, self.times[steps.start : steps.stop + 1])
+            if self.affine is not None:
+                dtype = compute_dtype(self.inputs.dtype)
+                nodes = nodes * by_channel(self.affine.scale, self.inputs, dtype)
+                nodes = nodes + by_channel(self.affine.shift, self.inputs, dtype)
+            self._kept = (examples, steps, nodes)
+        return self._kept[2]
