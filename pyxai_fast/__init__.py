@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .installation import info
     from .methods import (
         METHODS,
+        ExpectedGradients,
         GeometricallyGuidedIG,
         InputXGradient,
         IntegratedGradients,
@@ -48,6 +49,7 @@ __all__ = [
     "Cost",
     "Counterfactual",
     "Counterfactuals",
+    "ExpectedGradients",
     "Explanation",
     "FreeMCG",
     "GaussianNeighbourhood",
@@ -84,6 +86,7 @@ _DEFINED_IN = {
     "LikelihoodRatio": "gradients",
     "info": "installation",
     "METHODS": "methods",
+    "ExpectedGradients": "methods",
     "GeometricallyGuidedIG": "methods",
     "InputXGradient": "methods",
     "IntegratedGradients": "methods",

@@ -15,7 +15,7 @@ from .errors import ArgumentError, near
 from .explanation import Explanation
 from .gradients import GRADIENTS, Autograd, FreeMCG, Gradient
 from .methods import METHODS
-from .methods.arguments import baseline_tensors, input_tensors
+from .methods.arguments import input_tensors
 from .methods.attribution import AttributionMethod
 from .methods.loop import LoopOptions
 from .methods.unfinished import Unfinished
@@ -56,11 +56,12 @@ def explain(
             its options (prior=..., n_particles=..., levels=..., target_score=..., seed=...).
         target: the class to explain, for all examples or one for each; None explains the class that
             the model predicts; Targets(3, 5) explains several, from the same evaluations.
-        baselines: where paths start, in the units of the inputs, for methods that have a path.
+        baselines: where paths start, in the units of the inputs, for methods that have a path; for
+            expected_gradients the references, [R, ...].
         gradient: how slopes are found: one of pyxai_fast.GRADIENTS by name, or an instance with
             options of its own; "autograd" by default.
         standard_error: whether to give the standard errors of the attributions; by default where
-            the gradient is an estimate.
+            attributions are estimates.
         preprocessing: turns pixels into model inputs, inside the kernels.
         output: "logit", "prob", "logprob" or "margin".
         select_output: picks the output tensor from what the model returns.
@@ -109,7 +110,7 @@ def explain(
         **at_construction,
     )
     if standard_error is None:
-        standard_error = not gradient.needs_autograd and explainer.has_standard_error()
+        standard_error = explainer.is_estimate() and explainer.has_standard_error()
     if baselines is not None:
         if "baselines" not in inspect.signature(kind.attribute).parameters:
             raise ArgumentError(
@@ -118,7 +119,7 @@ def explain(
         at_call["baselines"] = baselines
     # All that can be known without the model is checked before it is asked.
     tensors = input_tensors(inputs, model)
-    baseline_tensors(baselines, tensors)
+    explainer.starts(tensors, baselines)
     for one in target if isinstance(target, Targets) else (target,):
         normalise_target(one, tensors[0].shape[0])
     LoopOptions(max_rows=at_call.get("internal_batch_size"))

@@ -2,6 +2,7 @@
 
 from .at_input import InputXGradient, Saliency
 from .attribution import AttributionMethod
+from .expected_gradients import ExpectedGradients
 from .geometrically_guided import GeometricallyGuidedIG
 from .integrated_gradients import IntegratedGradients
 from .smooth_grad import SmoothGrad
@@ -11,12 +12,14 @@ METHODS: dict[str, type[AttributionMethod]] = {
     "saliency": Saliency,
     "input_x_gradient": InputXGradient,
     "smooth_grad": SmoothGrad,
+    "expected_gradients": ExpectedGradients,
     "geometrically_guided_ig": GeometricallyGuidedIG,
 }
 
 __all__ = [
     "METHODS",
     "AttributionMethod",
+    "ExpectedGradients",
     "GeometricallyGuidedIG",
     "InputXGradient",
     "IntegratedGradients",

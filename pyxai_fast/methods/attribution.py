@@ -143,6 +143,15 @@ class AttributionMethod:
             score = self._score(tensors, None, additional_forward_args, cost)
             return self._forward(score, tensors)
 
+    def starts(self, inputs: tuple[Tensor, ...], baselines: Any) -> tuple[Tensor, ...]:
+        """From where attributions count, in the caller's units, for each tensor of inputs:
+        [], [1, ...] or [B, ...]."""
+        return baseline_tensors(baselines, inputs)
+
+    def is_estimate(self) -> bool:
+        """Whether attributions vary with a seed, so that their standard error is worth having."""
+        return not self.gradient.needs_autograd
+
     def check_call(self, **options: Any) -> None:
         """Raises for options of `attribute` that do not fit, before the model is asked."""
 
@@ -341,7 +350,7 @@ class AttributionMethod:
         cost = Cost() if cost is None else cost
         with timed(cost), torch.no_grad():
             inputs = input_tensors(end_point, self.forward_func)
-            starts = self._starts(inputs, start_point)
+            starts = self.starts(inputs, start_point)
             maps = attributions if isinstance(attributions, tuple) else (attributions,)
             for x, a in zip(inputs, maps, strict=True):
                 if a.shape[0] != x.shape[0]:
@@ -370,10 +379,6 @@ class AttributionMethod:
         """Differences of the scores of inputs, with these outputs, and starts; float64."""
         end = score.select(outputs).double()
         return end - self._start_scores(score, inputs, starts, max_rows).double()
-
-    def _starts(self, inputs: tuple[Tensor, ...], start_point: Any) -> tuple[Tensor, ...]:
-        """Where attributions begin to count: [], [1, ...] or [B, ...] for each tensor of inputs."""
-        return baseline_tensors(start_point, inputs)
 
     def _start_scores(
         self,

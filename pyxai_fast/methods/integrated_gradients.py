@@ -83,9 +83,9 @@ class IntegratedGradients(AttributionMethod):
     def has_standard_error(self) -> bool:
         return self.path.complete
 
-    def _starts(self, inputs: tuple[Tensor, ...], start_point: Any) -> tuple[Tensor, ...]:
-        baselines = super()._starts(inputs, start_point)
-        return tuple(self.path.start(x, b) for x, b in zip(inputs, baselines, strict=True))
+    def starts(self, inputs: tuple[Tensor, ...], baselines: Any) -> tuple[Tensor, ...]:
+        given = super().starts(inputs, baselines)
+        return tuple(self.path.start(x, b) for x, b in zip(inputs, given, strict=True))
 
     def check_call(
         self,

@@ -83,6 +83,7 @@ class BlurPath:
 
     def start(self, inputs: Tensor, baselines: Tensor) -> Tensor:
         check_images(inputs)
+        check_no_baselines(baselines)
         wide = inputs.to(compute_dtype(inputs.dtype))
         return self.blur(wide, self.sigma(0.0))
 
@@ -98,11 +99,7 @@ class BlurPath:
         check_quadrature(method, n_steps)
         check_rule_left_alone("BlurPath", method, "schedule")
         check_images(inputs)
-        if baselines.dim() > 0 or bool(baselines != 0):
-            raise ArgumentError(
-                "attribute: baselines must be left alone with BlurPath, which starts at the "
-                f"blurred inputs, got {list(baselines.shape) or baselines.item()}"
-            )
+        check_no_baselines(baselines)
         return BlurTrace(inputs, n_steps, self, affine)
 
 
@@ -120,6 +117,14 @@ def check_images(inputs: Tensor) -> None:
     if inputs.dim() < 3:
         raise ArgumentError(
             f"BlurPath: inputs must be images [B, ..., H, W], got {list(inputs.shape)}"
+        )
+
+
+def check_no_baselines(baselines: Tensor) -> None:
+    if baselines.dim() > 0 or bool(baselines != 0):
+        raise ArgumentError(
+            "attribute: baselines must be left alone with BlurPath, which starts at the blurred "
+            f"inputs, got {list(baselines.shape) or baselines.item()}"
         )
 
 
