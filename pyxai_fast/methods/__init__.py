@@ -4,6 +4,7 @@ from .at_input import InputXGradient, Saliency
 from .attribution import AttributionMethod
 from .expected_gradients import ExpectedGradients
 from .geometrically_guided import GeometricallyGuidedIG
+from .guided_ig import GuidedIG
 from .integrated_gradients import IntegratedGradients
 from .smooth_grad import SmoothGrad
 
@@ -12,6 +13,7 @@ METHODS: dict[str, type[AttributionMethod]] = {
     "saliency": Saliency,
     "input_x_gradient": InputXGradient,
     "smooth_grad": SmoothGrad,
+    "guided_ig": GuidedIG,
     "expected_gradients": ExpectedGradients,
     "geometrically_guided_ig": GeometricallyGuidedIG,
 }
@@ -21,6 +23,7 @@ __all__ = [
     "AttributionMethod",
     "ExpectedGradients",
     "GeometricallyGuidedIG",
+    "GuidedIG",
     "InputXGradient",
     "IntegratedGradients",
     "Saliency",

@@ -79,7 +79,8 @@ class StraightTrace:
         self.shift = None if affine is None else affine.shift
         self.steps = alphas.shape[0]
 
-    def _baselines(self, examples: slice) -> Tensor:
+    def starts(self, examples: slice) -> Tensor:
+        """The examples' baselines, [E, ...] or a common one."""
         per_example = self.baselines.dim() > 0 and self.baselines.shape[0] > 1
         return self.baselines[examples] if per_example else self.baselines
 
@@ -93,7 +94,7 @@ class StraightTrace:
                 self.baselines = self.baselines.contiguous(memory_format=memory_format)
         return ops.path_points(
             self.inputs[examples],
-            self._baselines(examples),
+            self.starts(examples),
             self.alphas[steps],
             scale=self.scale,
             shift=self.shift,

@@ -1,0 +1,128 @@
+"""The path of Guided IG: features with small gradients go first, near the straight line."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Features that are no further than this from where they may go have arrived.
+ARRIVED = {torch.float32: 1e-6, torch.float64: 1e-12}
+# Rows are summed in blocks of so many features, which no other row's work shares.
+BLOCK = 1024
+
+
+class GuidedWalk:
+    """How far each feature of each example has come from its baseline to its input.
+
+    Kapishnikov, Venugopalan, Avci, Wedin, Terry and Bolukbasi, "Guided Integrated Gradients: an
+    Adaptive Path Method for Removing Noise" (2021), section 4. After step k of n the distance (L1)
+    to the input is ``1 - alpha`` of the whole, ``alpha = k / n``, and every feature has come
+    between ``alpha - max_dist`` and ``alpha + max_dist`` of its own way. What lags behind is
+    brought up. Then the `fraction` of the features with the smallest magnitudes of gradient, of
+    those that may still move, moves as far as it may; then the next, until the distance is met,
+    to which the last of them go only as far as it takes. All examples step together.
+
+    Args:
+        ways: float32 or float64 [E, D], from baselines to inputs, in the caller's units; a feature
+            without a way is never chosen.
+        fraction, max_dist: from 0 to 1.
+
+    Attributes:
+        progress: [E, D], 0 at the baseline and 1 at the input.
+    """
+
+    def __init__(self, ways: Tensor, n_steps: int, fraction: float, max_dist: float) -> None:
+        self.n_steps, self.max_dist = n_steps, max_dist
+        self.features = ways.shape[1]
+        # The rank of the "lower" quantile, counted from 1.
+        self.group = math.floor(fraction * max(self.features - 1, 0)) + 1
+        self.progress = (ways == 0).to(ways.dtype)
+        self._weights = ways.abs()
+        total = row_sums(self._weights)
+        self._weights /= total.clamp(min=torch.finfo(torch.float64).tiny).to(ways.dtype)
+        self._buffers = [torch.empty_like(ways) for _ in range(4)]
+
+    def step(self, number: int, grads: Tensor) -> Tensor:
+        """Moves on by one step, number 0 to n_steps - 1; how far each feature went, [E, D].
+
+        Args:
+            grads: [E, D], of the score where the features are, in the caller's units. Overwritten
+                by their magnitudes. What is returned is overwritten by the next step.
+        """
+        moved, room, key, inside = self._buffers
+        if number == self.n_steps - 1:  # whatever is left
+            torch.sub(1.0, self.progress, out=moved)
+            self.progress.fill_(1.0)
+            return moved
+        alpha = (number + 1) / self.n_steps
+        least, most = max(alpha - self.max_dist, 0.0), min(alpha + self.max_dist, 1.0)
+        before, self.progress = self.progress, torch.clamp_min(self.progress, least)
+        need = alpha - row_sums(torch.mul(self.progress, self._weights, out=room))
+        left = torch.sub(most, self.progress, out=moved)
+        torch.mul(left, self._weights, out=room)
+
+        # Larger than any gradient where nothing is left to go: never below a threshold.
+        beyond = torch.finfo(left.dtype).max / 2
+        torch.le(left, ARRIVED[left.dtype], out=inside)
+        torch.add(grads.abs_(), inside, alpha=beyond, out=key)
+        full, last, share = self._thresholds(key, room, need, beyond)
+
+        # left * (1 up to `full`, share up to `last`, else 0)
+        chosen = torch.le(key, last, out=room).mul_(share)
+        chosen.addcmul_(torch.le(key, full, out=inside), 1 - share)
+        self.progress.addcmul_(left, chosen)
+        return torch.sub(self.progress, before, out=moved)
+
+    def _thresholds(
+        self, key: Tensor, room: Tensor, need: Tensor, beyond: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Up to which key features go all the way, up to which `share` of it, and the share;
+        each [E, 1]."""
+        inside = self._buffers[3]
+        ordered = ascending(key)
+        count = torch.zeros_like(need, dtype=torch.int64)  # of features in groups that are full
+        full = torch.full_like(need, -1.0, dtype=key.dtype)
+        taken = torch.zeros_like(need)
+        last, share = full.clone(), torch.zeros_like(full)
+        met = need <= 0
+        for _ in range(math.ceil(self.features / self.group)):
+            if bool(met.all()):
+                break
+            rank = (count + self.group - 1).clamp_(max=self.features - 1)
+            threshold = ordered.gather(1, rank).clamp_(max=beyond / 2)
+            torch.le(key, threshold, out=inside)
+            reached = row_sums(inside.mul_(room))
+            meets = ~met & (reached >= need)
+            part = ((need - taken) / (reached - taken)).to(key.dtype)
+            last = torch.where(meets, threshold, last)
+            share = torch.where(meets, part, share)
+            met |= meets
+            full = torch.where(met, full, threshold)
+            taken = torch.where(met, taken, reached)
+            count = torch.searchsorted(ordered, threshold, right=True)
+        return full, last, share
+
+
+def ascending(values: Tensor) -> Tensor:
+    """Rows [E, D] sorted."""
+    if values.device.type == "cpu":
+        # Ten times as fast as torch's, which also keeps the order.
+        return torch.from_numpy(np.sort(values.numpy(), axis=1))
+    return values.sort(1).values
+
+
+def row_sums(values: Tensor) -> Tensor:
+    """Sums of rows [E, D] as float64 [E, 1]; on a CPU with the same bits whatever the other rows.
+
+    A lone row that is summed at once would be split among threads.
+    """
+    features = values.shape[1]
+    whole = features - features % BLOCK
+    rest = values[:, whole:].sum(1, keepdim=True, dtype=torch.float64)
+    if whole == 0:
+        return rest
+    blocks = values[:, :whole].unflatten(1, (-1, BLOCK)).sum(2)
+    return blocks.double().cumsum(1)[:, -1:] + rest
