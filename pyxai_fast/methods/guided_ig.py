@@ -301,14 +301,15 @@ class _Line:
 
     def rows(self, values: Tensor) -> Tensor:
         """[E, ...] as [E, D], in the order of the points' memory."""
-        return (values.permute(0, 2, 3, 1) if self.last else values).flatten(1)
+        ordered = values.permute(0, 2, 3, 1) if self.last else values
+        return ordered.flatten(1) if ordered.dim() > 1 else ordered[:, None]
 
     def as_inputs(self, rows: Tensor) -> Tensor:
         """What `rows` has made rows."""
         if not self.last:
             return rows.reshape(self.points.shape)
-        channels, *sides = self.points.shape[1:]
-        return rows.unflatten(1, (*sides, channels)).permute(0, 3, 1, 2)
+        examples, channels, *sides = self.points.shape
+        return rows.reshape(examples, *sides, channels).permute(0, 3, 1, 2)
 
     def go_to(self, progress: Tensor) -> None:
         """Points where each feature has come so far."""
@@ -319,8 +320,8 @@ class _Line:
             target.copy_(torch.addcmul(self._start, self._model_way, progress))
 
     def in_callers_units(self, grads: Tensor) -> Tensor:
-        """A new tensor: gradients by the model's inputs as those by the caller's."""
-        return grads.clone() if self.scale is None else grads * self.scale
+        """Gradients by the model's inputs as those by the caller's."""
+        return grads if self.scale is None else grads * self.scale
 
 
 def _side_by_side(rows: list[Tensor]) -> Tensor:

@@ -49,8 +49,9 @@ class GuidedWalk:
         """Moves on by one step, number 0 to n_steps - 1; how far each feature went, [E, D].
 
         Args:
-            grads: [E, D], of the score where the features are, in the caller's units. Overwritten
-                by their magnitudes. What is returned is overwritten by the next step.
+            grads: [E, D], of the score where the features are, in the caller's units.
+
+        What is returned is overwritten by the next step.
         """
         moved, room, key, inside = self._buffers
         if number == self.n_steps - 1:  # whatever is left
@@ -67,7 +68,7 @@ class GuidedWalk:
         # Larger than any gradient where nothing is left to go: never below a threshold.
         beyond = torch.finfo(left.dtype).max / 2
         torch.le(left, ARRIVED[left.dtype], out=inside)
-        torch.add(grads.abs_(), inside, alpha=beyond, out=key)
+        torch.abs(grads, out=key).add_(inside, alpha=beyond)
         full, last, share = self._thresholds(key, room, need, beyond)
 
         # left * (1 up to `full`, share up to `last`, else 0)
@@ -111,7 +112,8 @@ def ascending(values: Tensor) -> Tensor:
     if values.device.type == "cpu":
         # Ten times as fast as torch's, which also keeps the order.
         return torch.from_numpy(np.sort(values.numpy(), axis=1))
-    return values.sort(1).values
+    ordered, _ = values.sort(1)
+    return ordered
 
 
 def row_sums(values: Tensor) -> Tensor:
@@ -125,4 +127,5 @@ def row_sums(values: Tensor) -> Tensor:
     if whole == 0:
         return rest
     blocks = values[:, :whole].unflatten(1, (-1, BLOCK)).sum(2)
-    return blocks.double().cumsum(1)[:, -1:] + rest
+    total: Tensor = blocks.double().cumsum(1)[:, -1:] + rest
+    return total
