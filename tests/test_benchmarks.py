@@ -309,6 +309,56 @@ def test_figures_of_estimated_gradients_are_a_section() -> None:
     assert "| ours | 96,000 | 5.0 MB |" in text
 
 
+# --- Guided IG -----------------------------------------------------------------------------------
+
+
+def test_every_version_of_guided_ig_takes_the_same_path() -> None:
+    guided = pytest.importorskip("guided_contenders", reason="the benchmarks are not here")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(48, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4)
+    ).eval()
+    images, target = torch.rand(3, 3, 4, 4), torch.tensor([0, 3, 1])
+    names = guided.contenders()
+    expected = guided.made(names[0], model, images, target, 60)()
+    for name in names[1:]:
+        found = guided.made(name, model, images, target, 60)()
+        torch.testing.assert_close(found.float(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_figures_of_guided_ig_are_a_section() -> None:
+    section = pytest.importorskip("report_guided_ig", reason="the benchmarks are not here")
+    medians = {
+        "ours": 2.0,
+        "model alone": 1.5,
+        "PyTorch, topk": 5.0,
+        section.PAIR: 12.0,
+    }
+    case = {
+        "case": "net",
+        "shape": [8, 3, 4, 4],
+        "rival": "PyTorch, topk",
+        "speed_up": 2.5,
+        "speed_up_to_pair": 6.0,
+        "share_outside_model": 0.25,
+        "distance": 1e-5,
+        "seconds": {name: {"median": value} for name, value in medians.items()},
+    }
+    settings = {
+        "n_steps": 200, "fraction": 0.25, "max_dist": 0.02, "dtype": "float32", "threads": 2,
+        "rounds": 5,
+    }  # fmt: skip
+    for changes, cells in (
+        ({}, "| 12.00 s | 6.00x (met) |"),
+        ({"speed_up_to_pair": 4.0}, "| 12.00 s | 4.00x (missed) |"),
+        ({"speed_up_to_pair": None}, "| not installed |  |"),
+    ):
+        rows = section.guided_ig_section({"settings": settings, "cases": [case | changes]})
+        text = "\n".join(rows)
+        assert cells in text
+        assert "| 5.00 s (topk) | 2.50x | 1.50 s | 25% | 1e-05 |" in text
+
+
 # --- counterfactuals -----------------------------------------------------------------------------
 
 
