@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import importlib.util
 import sys
 import types
@@ -34,7 +36,7 @@ def careful(quantile: str) -> str:
 
 
 def contenders() -> list[str]:
-    pair = [PAIR] if importlib.util.find_spec("saliency") else []
+    pair = [] if pair_module() is None else [PAIR]
     return [OURS, *map(careful, QUANTILES), *pair]
 
 
@@ -110,10 +112,12 @@ def image_by_image(model: nn.Module, inputs: Tensor, target: Tensor, n_steps: in
     return torch.stack(found)
 
 
+@functools.cache
 def pair_module() -> Any:
-    """saliency.core.guided_ig, without the packages that other modules of it need."""
+    """saliency.core.guided_ig, without the packages that other modules of it need; or None."""
     spec = importlib.util.find_spec("saliency")
-    assert spec is not None and spec.submodule_search_locations
+    if spec is None or not spec.submodule_search_locations:
+        return None
     place = Path(next(iter(spec.submodule_search_locations)))
     for name, folder in (("saliency", place), ("saliency.core", place / "core")):
         if name not in sys.modules:

@@ -143,6 +143,13 @@ def _add_explain(commands: Any) -> None:
         "colour), blur (the picture, blurred) or a grey level from 0 to 1 (default: black)",
     )
     add(
+        "--references",
+        nargs="+",
+        default=(),
+        metavar="IMAGE",
+        help="pictures that expected_gradients starts from, in place of a baseline",
+    )
+    add(
         "--output",
         default="logit",
         choices=("logit", "prob", "logprob", "margin"),
@@ -321,6 +328,7 @@ def _run_explain(args: argparse.Namespace) -> int:
         target=args.target,
         steps=args.steps,
         baseline=args.baseline,
+        references=args.references,
         output=args.output,
         device=args.device,
         batch_size=args.batch_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import math
@@ -35,7 +36,7 @@ from pyxai_fast.explanation import Explanation
 from pyxai_fast.front_door import explain
 from pyxai_fast.gradients import GRADIENTS, FreeMCG
 from pyxai_fast.images import gaussian_blur
-from pyxai_fast.methods import METHODS, AttributionMethod
+from pyxai_fast.methods import METHODS, AttributionMethod, ExpectedGradients
 from pyxai_fast.methods.unfinished import Unfinished
 from pyxai_fast.models.black_box import BlackBox
 from pyxai_fast.models.from_url import shown_spec
@@ -54,7 +55,7 @@ _BLUR_PER_PIXEL = 10.0 / 224.0
 class Request:
     """What was asked for; the fields are the options of the command line.
 
-    A baseline of None is black for methods that have one.
+    A baseline of None is black for methods that have one; references are files of pictures.
     """
 
     images: Sequence[str]
@@ -73,6 +74,7 @@ class Request:
     target: int | None = None
     steps: int | None = None
     baseline: str | None = None
+    references: Sequence[str] = ()
     output: str = "logit"
     device: str = "auto"
     batch_size: int = 16
@@ -271,6 +273,13 @@ def _set_flags(request: Request, takers: Sequence[tuple[dict[str, Any], set[str]
             to[name] = value
 
 
+def _references(files: Sequence[str], preprocessing: Preprocessing) -> Tensor:
+    pixels, _, unread = read_batch(files, preprocessing)
+    for position, reason in unread:
+        raise UsageError(f"--references: {files[position]}: {reason}")
+    return pixels
+
+
 def _method_class(name: str) -> type[AttributionMethod]:
     if name in COMBINATIONS:
         name = COMBINATIONS[name].method
@@ -306,7 +315,17 @@ def _parameters(function: Any) -> set[str]:
 
 def _baseline(request: Request) -> Callable[[Tensor, Preprocessing], Tensor | float | None]:
     """From pixels [B, C, H, W] and their preprocessing to baselines in pixels."""
-    if "baselines" not in _takes(_method_class(request.method)):
+    kind = _method_class(request.method)
+    if request.references:
+        if not issubclass(kind, ExpectedGradients):
+            raise UsageError(f"--references: the method {request.method} takes none")
+        if request.baseline is not None:
+            raise UsageError("--references and --baseline say the same thing; give one of them")
+        read = functools.cache(functools.partial(_references, tuple(request.references)))
+        return lambda pixels, preprocessing: read(preprocessing).to(pixels.device)
+    combination = COMBINATIONS.get(request.method)
+    own_start = combination is not None and not getattr(combination.kind, "takes_baselines", True)
+    if own_start or "baselines" not in _takes(kind):
         if request.baseline is not None:
             raise UsageError(f"--baseline: the method {request.method} has no baseline")
         return lambda pixels, _: None
@@ -416,6 +435,7 @@ def _record(
             **asdict(request),
             "model": shown_spec(request.model),
             "images": list(request.images),
+            "references": list(request.references),
         },
         **surroundings(model, device),
         "cost": {

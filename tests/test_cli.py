@@ -130,6 +130,29 @@ def test_every_method_can_be_asked_for(picture: str, out: Path, method: str) -> 
     assert np.abs(load_file(out / "one.safetensors")["attributions"]).max() > 0
 
 
+def test_blurred_images_have_a_path_of_their_own(picture: str, out: Path) -> None:
+    options = ["--method", "blur_ig", "--steps", "20", "--set", "max_sigma=6"]
+    assert run(picture, "--out", str(out), *options, "--set", "schedule=geometric") == 0
+    (result,) = record(out)["results"]
+    assert abs(result["delta"]) < 1
+    assert np.abs(load_file(out / "one.safetensors")["attributions"]).max() > 0
+
+
+def test_references_are_pictures(picture: str, out: Path, tmp_path: Path) -> None:
+    references = [draw(tmp_path / "in" / f"{i}.png", seed=i) for i in (4, 8)]
+    options = ["--method", "expected_gradients", "--samples", "20", "--seed", "1"]
+    assert run(picture, "--out", str(out), *options, "--references", *references) == 0
+    found = load_file(out / "one.safetensors")
+    assert {"attributions", "standard_error"} <= set(found)
+    # Where neither the picture nor a reference has ink, there is nothing on the way.
+    assert np.abs(found["attributions"][0][:, :10]).max() == 0
+    assert np.abs(found["attributions"][0][6:26, 22:26]).max() > 0
+    assert record(out)["settings"]["references"] == references
+    assert run(picture, "--out", str(tmp_path / "black"), *options) == 0
+    black = load_file(tmp_path / "black" / "one.safetensors")["attributions"]
+    assert np.abs(black[0][:, 20:]).max() == 0
+
+
 def test_the_probability_does_not_depend_on_the_score_that_is_explained(
     picture: str, tmp_path: Path
 ) -> None:
@@ -211,6 +234,16 @@ def test_corrupt_images_are_named_and_the_others_are_explained(
         (["--baseline", "1.5"], "--baseline: must be black, white, mean, blur"),
         (["--method", "saliency", "--steps", "5"], "saliency has no steps"),
         (["--method", "saliency", "--baseline", "white"], "saliency has no baseline"),
+        (["--method", "blur_ig", "--baseline", "white"], "blur_ig has no baseline"),
+        (["--references", "a.png"], "--references: the method integrated_gradients takes none"),
+        (
+            ["--method", "expected_gradients", "--references", "a.png", "--baseline", "white"],
+            "give one of them",
+        ),
+        (
+            ["--method", "expected_gradients", "--references", "nowhere.png"],
+            "--references: nowhere.png: no such file",
+        ),
         (["--steps", "0"], "must be a whole number of at least 1"),
         (["--set", "novalue"], "--set: must be NAME=VALUE"),
         (["--set", "no_such_option=1"], "no_such_option"),

@@ -23,7 +23,7 @@ from pyxai_fast.demo import __main__ as demo
 from pyxai_fast.demo import data, model, runs, train
 
 PRIOR = importlib.util.find_spec("diffusers") is not None
-SHOWN = {*METHODS, *((runs.ON_MANIFOLD,) if PRIOR else ())}
+SHOWN = {*METHODS, runs.BLURRED, *((runs.ON_MANIFOLD,) if PRIOR else ())}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -24,6 +24,10 @@ COMPARED = "integrated_gradients"
 REPEATS = 3  # timed calls of each run
 # The method that asks a diffusion prior: one timed call, and fewer particles than its default.
 ON_MANIFOLD, PARTICLES = "freemcg", 32
+# The method with references: the digits themselves.
+REFERRED = "expected_gradients"
+# A path with options for digits: from the blurred digit, whose strokes are a few pixels wide.
+BLURRED, BLUR = "blur_ig", {"max_sigma": 8.0, "schedule": "geometric"}
 N_ASCENT = 4  # gradients from each point, of the method that climbs
 COLUMNS = (
     "method",
@@ -90,7 +94,7 @@ def plan(with_prior: bool) -> list[tuple[str, str]]:
     backends = cpu_backends()
     runs = [
         (method, backend)
-        for method in METHODS
+        for method in (*METHODS, BLURRED)
         for backend in (backends if method == COMPARED else backends[:1])
     ]
     return [*runs, (ON_MANIFOLD, backends[0])] if with_prior else runs
@@ -147,6 +151,10 @@ def run(
     }
     if _takes(method, "n_ascent"):
         options["n_ascent"] = N_ASCENT
+    if method == BLURRED:
+        options |= BLUR
+    if method == REFERRED:
+        options["baselines"] = images
     if method == ON_MANIFOLD:
         options = {"prior": prior, "n_particles": PARTICLES}
     with ops.native_kernels(backend != "reference"):

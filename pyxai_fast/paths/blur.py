@@ -44,6 +44,7 @@ class BlurPath:
     complete = True
     # Where each feature goes its own way, there is no mean slope that the way would multiply.
     has_mean_slope = False
+    takes_baselines = False
 
     def __init__(
         self, max_sigma: float = 50.0, schedule: str = "linear", boundary: str = "zero"
@@ -97,7 +98,7 @@ class BlurPath:
         stream: int = 0,
     ) -> BlurTrace:
         check_quadrature(method, n_steps)
-        check_rule_left_alone("BlurPath", method, "schedule")
+        check_rule_left_alone("BlurPath", method, "a rule of its own")
         check_images(inputs)
         check_no_baselines(baselines)
         return BlurTrace(inputs, n_steps, self, affine)
