@@ -169,7 +169,7 @@ def _save_tensors(tensors: dict[str, Tensor], runs: Sequence[Run], path: Path) -
 
 
 def _save_gallery(runs: Sequence[Run], labels: Tensor, path: Path) -> None:
-    """The rows in two blocks side by side, so that the picture has the shape of a screen."""
+    """In the shape of a screen, about: where the rows are short, in two blocks side by side."""
     from pyxai_fast.plots import GalleryRow, gallery, save_image
 
     explanation = runs[0].explanation
@@ -193,7 +193,9 @@ def _save_gallery(runs: Sequence[Run], labels: Tensor, path: Path) -> None:
     title = "Which pixels speak for the predicted digit"
     if len(labels) > len(rows):
         title += f" (first {len(rows)} of {len(labels)})"
-    height = len(rows) if len(rows) < 4 else (len(rows) + 1) // 2
+    # Two blocks of rows with an input before each are at most three times as wide as they are high.
+    side_by_side = len(rows) >= 4 and 4 * (len(columns) + 1) <= 3 * len(rows)
+    height = (len(rows) + 1) // 2 if side_by_side else len(rows)
     blocks = [
         # A title of its own, if an empty one, keeps the second block level with the first.
         _pixels(gallery(*rows[first : first + height], title=" " if first else title))
