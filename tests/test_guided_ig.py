@@ -18,7 +18,7 @@ from pyxai_fast import (
     Targets,
     explain,
 )
-from pyxai_fast.paths.guided import GuidedWalk
+from pyxai_fast.paths.guided import SORTED_ALONE, GuidedWalk, ascending
 
 FEATURES = 6
 
@@ -127,6 +127,17 @@ def test_the_path_keeps_its_distances() -> None:
         assert float(real.min()) >= alpha - max_dist - 1e-9
         assert float(real.max()) <= min(1.0, alpha + max_dist) + 1e-9
     assert bool((before == 1).all())
+
+
+def test_rows_are_sorted_by_several_threads_too() -> None:
+    values, threads = torch.randn(3, SORTED_ALONE), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        found = ascending(values)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found, values.sort(1).values)
+    assert not torch.equal(found, values)
 
 
 def test_features_with_small_gradients_go_first() -> None:

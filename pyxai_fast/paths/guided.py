@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +12,8 @@ from torch import Tensor
 ARRIVED = {torch.float32: 1e-6, torch.float64: 1e-12}
 # Rows are summed in blocks of so many features, which no other row's work shares.
 BLOCK = 1024
+# Numbers that are sorted before another thread would have begun.
+SORTED_ALONE = 2**17
 
 
 class GuidedWalk:
@@ -109,11 +111,22 @@ class GuidedWalk:
 
 def ascending(values: Tensor) -> Tensor:
     """Rows [E, D] sorted."""
-    if values.device.type == "cpu":
-        # Ten times as fast as torch's, which also keeps the order.
-        return torch.from_numpy(np.sort(values.numpy(), axis=1))
-    ordered, _ = values.sort(1)
+    if values.device.type != "cpu":
+        ordered, _ = values.sort(1)
+        return ordered
+    # NumPy's is several times as fast as torch's, which keeps the order too, but has one thread.
+    ordered = values.clone()
+    threads = min(torch.get_num_threads(), len(values), values.numel() // SORTED_ALONE)
+    if threads < 2:
+        _sort(ordered)
+        return ordered
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(_sort, ordered.tensor_split(threads)))
     return ordered
+
+
+def _sort(rows: Tensor) -> None:
+    rows.numpy().sort(axis=1)
 
 
 def row_sums(values: Tensor) -> Tensor:
