@@ -18,7 +18,7 @@ pytest.importorskip("safetensors")
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
 
-from pyxai_fast import METHODS
+from pyxai_fast import METHODS, BlurPath
 from pyxai_fast.demo import __main__ as demo
 from pyxai_fast.demo import data, model, runs, train
 
@@ -232,17 +232,25 @@ def test_demo_table_is_true(written: Path) -> None:
     net = model.load_demo_model()
     pick = tensors["targets"][:, None]
     with torch.no_grad():
-        end = net(tensors["inputs"]).gather(1, pick)
-        start = net(torch.zeros(1, 1, 32, 32)).expand(12, -1).gather(1, pick)
-    difference = (end - start).double().squeeze(1)
+        ends = net(tensors["inputs"])
+        black = net(torch.zeros(1, 1, 32, 32)).expand(12, -1)
+        blurred = net(BlurPath(**runs.BLUR).start(tensors["inputs"], torch.tensor(0.0)))
+    starts = {
+        "integrated_gradients": black,
+        "guided_ig": black,
+        runs.REFERRED: ends.mean(0).expand(12, -1),
+        runs.BLURRED: blurred,
+    }
     for row in rows:
+        method = row["method"]
         assert row["seconds_per_input"] > 0
-        if row["method"] != "integrated_gradients":
+        if method not in starts:
             assert row["completeness_gap"] is None
             continue
         assert row["gradients"] == 12 * 8
         assert row["queries"] >= 12 + 1  # the ends of the paths; one start serves all
-        gap = tensors["integrated_gradients"].double().flatten(1).sum(1) - difference
+        difference = (ends - starts[method]).gather(1, pick).double().squeeze(1)
+        gap = tensors[method].double().flatten(1).sum(1) - difference
         assert row["completeness_gap"] == pytest.approx(float(gap.abs().max()), abs=2e-5)
         relative = float((gap / difference).abs().max())
         assert row["relative_completeness_gap"] == pytest.approx(relative, abs=2e-5)

@@ -243,6 +243,12 @@ def test_features_of_a_tuple_are_ranked_together() -> None:
     torch.testing.assert_close(torch.cat([first, second], 1), whole)
 
 
+def test_gradients_may_be_one_number_for_all_features() -> None:
+    x = torch.randn(2, FEATURES)
+    found = GuidedIG(lambda x: x.sum(1)).attribute(x, n_steps=5)  # of stride 0
+    torch.testing.assert_close(found, x)
+
+
 def test_inputs_may_be_numbers() -> None:
     found = GuidedIG(lambda x: x**2).attribute(torch.tensor([1.0, 2.0]), n_steps=1000)
     torch.testing.assert_close(found, torch.tensor([1.0, 4.0]), rtol=2e-3, atol=0)

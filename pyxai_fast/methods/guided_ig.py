@@ -267,7 +267,7 @@ class GuidedRun(Run):
             ]
             moved = walk.step(step, _side_by_side(in_units))
             for total, grad, part in zip(totals, grads, moved.split(sizes, 1), strict=True):
-                ops.path_accumulate(grad.mul_(part), once, total=total)
+                ops.path_accumulate(grad * part, once, total=total)
         return [line.as_inputs(total) for line, total in zip(lines, totals, strict=True)]
 
 
