@@ -138,7 +138,8 @@ class IntegratedGradients(AttributionMethod):
             score = self._score(tensors, target, additional_forward_args, cost)
             with torch.no_grad():
                 outputs = self._forward(score, tensors, options.max_rows)
-                way = self._way(score, tensors, starts, outputs, options.max_rows)
+                begin = self.starts(tensors, baselines)
+                way = self._way(score, tensors, begin, outputs, options.max_rows)
             maps = refined(
                 score,
                 self.gradient,

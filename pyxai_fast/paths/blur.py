@@ -12,6 +12,7 @@ from ..models.preprocessing import Affine
 from ..reference.path import compute_dtype
 from .curve import CurveTrace
 from .quadrature import check_quadrature, check_rule_left_alone
+from .refining_paths import NODES_OF_A_STEP, RefiningPaths
 
 # sigma as a function of the time s = 1 - t that is left, 1 at the start.
 SCHEDULES = {
@@ -102,6 +103,21 @@ class BlurPath:
         check_images(inputs)
         check_no_baselines(baselines)
         return BlurTrace(inputs, n_steps, self, affine)
+
+    def rules(self, n_steps: int) -> list[int]:
+        return [n_steps * nodes for nodes in NODES_OF_A_STEP]
+
+    def refining(
+        self,
+        inputs: Tensor,
+        baselines: Tensor,
+        n_steps: int,
+        level: int,
+        examples: Tensor,
+        affine: Affine | None = None,
+        stream: int = 0,
+    ) -> RefiningPaths:
+        return RefiningPaths(BlurTrace(inputs, n_steps, self, affine), level)
 
 
 class BlurTrace(CurveTrace):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..models.preprocessing import Affine
 from ..reference.path import by_channel, compute_dtype
+from .many_paths import Piece
 from .straight_line import for_targets
 
 
@@ -32,12 +33,27 @@ class CurveTrace:
         self.inputs = inputs
         self.times = times
         self.affine = affine
-        self.steps = times.shape[0] - 1
+        self.steps = self.n_steps = times.shape[0] - 1
         self._kept: tuple[slice, slice, Tensor] | None = None
 
     def nodes(self, examples: slice, times: Tensor) -> Tensor:
         """gamma at times [S], in the caller's units: [S, E, ...], in the type to compute in."""
         raise NotImplementedError
+
+    # A curve as one polygon, whose steps can be refined.
+
+    n_paths = 1
+    aggregate = "mean"
+
+    def write_points(
+        self, piece: Piece, examples: slice, out: Tensor, position: float | None = None
+    ) -> None:
+        nodes = self._model_nodes(examples, piece.steps)
+        place = 0.5 if position is None else position
+        out.copy_(torch.lerp(nodes[:-1], nodes[1:], place).flatten(0, 1))
+
+    def add_piece(self, piece: Piece, grads: Tensor, examples: slice, total: Tensor) -> None:
+        self.add(grads, examples, piece.steps, total)
 
     # What the loop asks for.
 

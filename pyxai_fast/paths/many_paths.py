@@ -23,6 +23,17 @@ class Piece(NamedTuple):
     place: slice
 
 
+def pieces(steps: slice, n_steps: int) -> Iterator[Piece]:
+    """The steps of a chunk, where step s is step s % n_steps of path s // n_steps."""
+    first = steps.start
+    while first < steps.stop:
+        path, begin = divmod(first, n_steps)
+        end = min(n_steps, begin + steps.stop - first)
+        place = first - steps.start
+        yield Piece(path, slice(begin, end), slice(place, place + end - begin))
+        first += end - begin
+
+
 class ManyPathsTrace:
     """Step s of an example is step s % n_steps of its path s // n_steps.
 
@@ -48,15 +59,6 @@ class ManyPathsTrace:
         self.shift = None if affine is None else affine.shift
         self.aggregate = aggregate
         self._statistics: list[PathStatistic] = []  # one for each target
-
-    def pieces(self, steps: slice) -> Iterator[Piece]:
-        first = steps.start
-        while first < steps.stop:
-            path, begin = divmod(first, self.n_steps)
-            end = min(self.n_steps, begin + steps.stop - first)
-            place = first - steps.start
-            yield Piece(path, slice(begin, end), slice(place, place + end - begin))
-            first += end - begin
 
     def starts(self, examples: slice) -> Tensor:
         """The examples' baselines, [E, ...] or a common one."""
@@ -95,7 +97,7 @@ class ManyPathsTrace:
                 "differentiated, got True"
             )
         rows = examples.stop - examples.start
-        for piece in self.pieces(steps):
+        for piece in pieces(steps, self.n_steps):
             place = slice(piece.place.start * rows, piece.place.stop * rows)
             self.write_points(piece, examples, out[place])
         return out
@@ -103,7 +105,7 @@ class ManyPathsTrace:
     def add(self, grads: Tensor, examples: slice, steps: slice, total: Tensor | None) -> Tensor:
         assert total is not None  # points are not differentiated
         rows = examples.stop - examples.start
-        for piece in self.pieces(steps):
+        for piece in pieces(steps, self.n_steps):
             part = grads[piece.place.start * rows : piece.place.stop * rows]
             self.add_piece(piece, part, examples, total)
             if self.aggregate != "mean" and piece.steps.stop == self.n_steps:
@@ -129,7 +131,7 @@ class ManyPathsTrace:
         self, variances: Tensor, examples: slice, steps: slice, total: Tensor
     ) -> None:
         rows = examples.stop - examples.start
-        for piece in self.pieces(steps):
+        for piece in pieces(steps, self.n_steps):
             part = variances[piece.place.start * rows : piece.place.stop * rows]
             for one, sums in zip(self._each_target(part), self._each_target(total), strict=True):
                 self.add_squares(piece, one, examples, sums)

@@ -1,4 +1,4 @@
-"""Nested rules within the steps of many paths.
+"""Nested rules within the steps of paths that are straight between their points.
 
 A random path has jumps, so that cutting it into ever shorter steps does not make its quadrature
 converge. Its steps are straight: within each the slope is integrated by Fejer's second rules of 1,
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
-from .many_paths import ManyPathsTrace, Piece
+from .many_paths import Piece, pieces
 from .refining import LaterSums
 
 NODES_OF_A_STEP = (1, 3, 7, 15)
@@ -30,6 +30,27 @@ def fejer(n: int) -> tuple[Tensor, Tensor]:
     odd = torch.arange(1, n + 1, 2, dtype=torch.float64)
     sums = (torch.sin(odd * turn[:, None]) / odd).sum(1)
     return torch.sin(turn / 2) ** 2, 2 * torch.sin(turn) * sums / (n + 1)
+
+
+class Polygons(Protocol):
+    """One or more paths for each of a batch of inputs [B, ...], of straight steps."""
+
+    inputs: Tensor
+    n_paths: int
+    n_steps: int
+    aggregate: str
+
+    def write_points(
+        self, piece: Piece, examples: slice, out: Tensor, position: float | None = None
+    ) -> None:
+        """Model inputs [S * E, ...] of a path's steps, at a position from 0 to 1 in each."""
+        ...
+
+    def add_piece(self, piece: Piece, grads: Tensor, examples: slice, total: Tensor) -> None:
+        """Adds gradients [S * E, ...] times the steps' increments to total [E, ...], float64."""
+        ...
+
+    def attributions(self, total: Tensor, multiply_by_inputs: bool) -> Tensor: ...
 
 
 class Place(NamedTuple):
@@ -47,7 +68,7 @@ class RefiningPaths:
         level: of NODES_OF_A_STEP.
     """
 
-    def __init__(self, paths: ManyPathsTrace, level: int) -> None:
+    def __init__(self, paths: Polygons, level: int) -> None:
         if paths.aggregate != "mean":
             raise ArgumentError(
                 "attribute: tolerance must be None with an aggregate that is not the mean, for "
@@ -72,7 +93,7 @@ class RefiningPaths:
         return self._later.sums
 
     def _places(self, steps: slice) -> Iterator[Place]:
-        for piece in self.paths.pieces(steps):
+        for piece in pieces(steps, self.paths.n_steps):
             path, node = divmod(piece.path, len(self.nodes))
             yield Place(node, piece._replace(path=path))
 
