@@ -14,6 +14,7 @@ from pyxai_fast import (
     GeometricallyGuidedIG,
     LikelihoodRatio,
     Preprocessing,
+    QueryError,
     Saliency,
     Targets,
     explain,
@@ -152,6 +153,110 @@ def test_black_boxes_are_climbed_by_their_estimated_slope() -> None:
     assert found.standard_error is None and found.delta is None
 
 
+class Plateau(torch.nn.Module):
+    """s = sum of min(z^2 / 2, 1/2): slopes grow to 1, and are 0 from there on."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return (0.5 * z**2).clamp(max=0.5).flatten(1).sum(1)
+
+
+def test_a_climb_stops_where_slopes_no_longer_change() -> None:
+    model, x = Linear(FEATURES), torch.randn(2, FEATURES)
+    options = {"target": 2, "n_steps": 9, "n_ascent": 20, "step_size": 0.5}
+    cost = Cost()
+    found = GeometricallyGuidedIG(model).attribute(x, early_stop=1e-6, cost=cost, **options)
+    assert cost.gradients == 2 * 10 * 2  # the second gradient says that nothing changes
+    assert_same_bits(found, GeometricallyGuidedIG(model).attribute(x, **options))
+
+
+@pytest.mark.parametrize("select", ["max", "absmax"])
+def test_a_climb_stops_at_a_plateau(select: str) -> None:
+    x = torch.tensor([[0.5]]).double()
+    cost = Cost()
+    found = GeometricallyGuidedIG(Plateau()).attribute(
+        x, n_steps=1, first_point=1, n_ascent=50, step_size=0.5, early_stop=0.01, select=select,
+        cost=cost,
+    )  # fmt: skip
+    # 0.5, 0.75, and 1.125, where the slope is 0 and the greatest stays 0.75.
+    assert found.item() == 0.75 and cost.gradients == 3
+
+
+def test_points_stop_one_by_one() -> None:
+    # From 1 up the slope is 0; from 0.01 it grows by half a step, too slowly to reach 1.
+    x = torch.tensor([[2.0], [0.01]]).double()
+    cost = Cost()
+    found = GeometricallyGuidedIG(Plateau()).attribute(
+        x, n_steps=1, first_point=1, n_ascent=6, step_size=0.5, early_stop=0.01, cost=cost
+    )
+    torch.testing.assert_close(found, torch.tensor([[0.0], [0.01 * 1.5**5]]).double())
+    assert cost.gradients == 2 + 6
+
+
+def test_a_climb_that_stops_early_may_miss_what_comes_later() -> None:
+    a = torch.ones(FEATURES).double()
+    x = torch.rand(1, FEATURES).double() + 1
+    options = {"n_steps": 4, "n_ascent": 8, "step_size": 0.01}
+    method = GeometricallyGuidedIG(Bowl(a))
+    early, late = method.attribute(x, early_stop=0.5, **options), method.attribute(x, **options)
+    torch.testing.assert_close(early, x * 1.01)
+    torch.testing.assert_close(late, x * 1.01**7)
+    # Each step raises what was found by 1 %, so that at less nothing stops.
+    assert_same_bits(method.attribute(x, early_stop=0.005, **options), late)
+
+
+@pytest.mark.parametrize("select", ["max", "absmax"])
+def test_where_climbs_stop_does_not_depend_on_chunks(select: str) -> None:
+    x, method = torch.randn(3, FEATURES), GeometricallyGuidedIG(Polynomial(FEATURES))
+    options = {"n_steps": 9, "n_ascent": 6, "step_size": 0.01, "early_stop": 0.05, "select": select}
+    first = Cost()
+    whole = method.attribute(x, target=[0, 1, 2], cost=first, **options)
+    assert 3 * 10 * 2 < first.gradients < 3 * 10 * 6
+    for rows in (1, 7):
+        cost = Cost()
+        part = method.attribute(x, target=[0, 1, 2], internal_batch_size=rows, cost=cost, **options)
+        assert_same_bits(part, whole)
+        assert cost.gradients == first.gradients
+    assert_same_bits(method.attribute(x[1:2], target=1, **options), whole[1:2])
+
+
+def test_never_stopping_is_as_if_the_option_were_not_there() -> None:
+    x, method = torch.randn(3, 3, 8, 8), GeometricallyGuidedIG(conv_net())
+    options = {"target": 1, "n_steps": 5, "n_ascent": 4, "step_size": 0.1}
+    assert_same_bits(method.attribute(x, early_stop=0.0, **options), method.attribute(x, **options))
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_pixels_are_climbed_until_nothing_changes_too(memory_format: str) -> None:
+    preprocessing = Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3)
+    model, x = conv_net().double(), torch.rand(2, 3, 8, 8).double()
+    method = GeometricallyGuidedIG(model, memory_format=memory_format, preprocessing=preprocessing)
+    options = {"target": 3, "n_steps": 4, "n_ascent": 5, "step_size": 0.1}
+    found = method.attribute(x, early_stop=1e-12, **options)
+    torch.testing.assert_close(found, method.attribute(x, **options))
+
+
+def test_slopes_that_are_no_numbers_end_a_climb() -> None:
+    x, cost = torch.tensor([[-1.0, 2.0]]), Cost()
+    found = GeometricallyGuidedIG(lambda z: z.sqrt().sum(1)).attribute(
+        x, n_steps=2, first_point=1, n_ascent=9, step_size=0.1, early_stop=0.01, cost=cost
+    )
+    assert bool(found.isnan()[0, 0]) and bool(found.isfinite()[0, 1])
+    assert cost.gradients == 2 * 2
+
+
+def test_a_budget_is_refused_only_where_stopping_early_cannot_keep_it() -> None:
+    x, linear = torch.rand(1, FEATURES), Linear(FEATURES)
+    options = {
+        "method": "geometrically_guided_ig", "gradient": LikelihoodRatio(16, 0.1, "orthogonal"),
+        "target": 1, "n_steps": 2, "n_ascent": 20, "step_size": 0.1, "early_stop": 0.05,
+    }  # fmt: skip
+    box = BlackBox(lambda x: linear(x).detach(), budget=1 + 3 * 2 * 16)
+    explain(box, x, **options)
+    assert box.remaining == 0
+    with pytest.raises(QueryError, match="budget"):
+        explain(BlackBox(lambda x: linear(x).detach(), budget=50), x, **options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -159,6 +264,8 @@ def test_black_boxes_are_climbed_by_their_estimated_slope() -> None:
         ({"n_ascent": 0}, "n_ascent must be an integer >= 1, got 0"),
         ({"n_ascent": 1.5}, "n_ascent must be an integer >= 1, got 1.5"),
         ({"step_size": -1}, "step_size must be a number >= 0, got -1"),
+        ({"early_stop": -0.1}, "early_stop must be a number >= 0, got -0.1"),
+        ({"early_stop": True}, "early_stop must be a number >= 0, got True"),
         ({"select": "mean"}, "select must be one of max, absmax, got 'mean'"),
         ({"first_point": 51}, "first_point must be an integer from 0 to n_steps, got 51"),
         ({"return_standard_error": True}, "return_standard_error must be False for a maximum"),

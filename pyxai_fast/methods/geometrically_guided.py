@@ -15,7 +15,7 @@ from .. import ops
 from ..errors import ArgumentError
 from ..gradients import Gradient, Slopes
 from ..models.preprocessing import Preprocessing
-from ..models.score import ForwardFunc, Score
+from ..models.score import ForwardFunc, RowScore, Score
 from ..paths import Trace
 from ..paths.climbing_points import ClimbingPoints
 from ..reference.path import compute_dtype
@@ -37,12 +37,24 @@ class Climb:
         step_size: of a move, in the caller's units.
         select: "max" or "absmax".
         normalised: moves are of length step_size, whatever the gradient's.
+        early_stop: a point whose greatest gradients change by no more than this share of their
+            size stays where it is from then on; 0 lets all of them climb to the end.
     """
 
     n_ascent: int
     step_size: float
     select: str
     normalised: bool
+    early_stop: float = 0.0
+
+    @property
+    def absolute(self) -> bool:
+        return self.select == "absmax"
+
+    @property
+    def start(self) -> float:
+        """What every gradient is greater than."""
+        return 0.0 if self.absolute else -torch.inf
 
 
 class GeometricallyGuidedIG(AttributionMethod):
@@ -100,6 +112,7 @@ class GeometricallyGuidedIG(AttributionMethod):
         select: str = "max",
         normalised: bool = False,
         first_point: int = 0,
+        early_stop: float = 0.0,
         **options: Any,
     ) -> None:
         for name, value, least in (("n_steps", n_steps, 1), ("n_ascent", n_ascent, 1)):
@@ -111,17 +124,24 @@ class GeometricallyGuidedIG(AttributionMethod):
             raise ArgumentError(
                 f"attribute: first_point must be an integer from 0 to n_steps, got {first_point!r}"
             )
-        if not isinstance(step_size, (int, float)) or not step_size >= 0:
-            raise ArgumentError(f"attribute: step_size must be a number >= 0, got {step_size!r}")
+        for name, size in (("step_size", step_size), ("early_stop", early_stop)):
+            if not isinstance(size, (int, float)) or isinstance(size, bool) or not size >= 0:
+                raise ArgumentError(f"attribute: {name} must be a number >= 0, got {size!r}")
         if select not in SELECTIONS:
             raise ArgumentError(
                 f"attribute: select must be one of {', '.join(SELECTIONS)}, got {select!r}"
             )
 
     def steps_of(
-        self, n_steps: int = 50, n_ascent: int = 20, first_point: int = 0, **options: Any
+        self,
+        n_steps: int = 50,
+        n_ascent: int = 20,
+        first_point: int = 0,
+        early_stop: float = 0.0,
+        **options: Any,
     ) -> int:
-        return (n_steps + 1 - first_point) * n_ascent
+        # How many there are with early_stop, nobody knows: no fewer than these.
+        return (n_steps + 1 - first_point) * (min(n_ascent, 2) if early_stop else n_ascent)
 
     @outside_inference_mode
     def attribute(
@@ -137,6 +157,7 @@ class GeometricallyGuidedIG(AttributionMethod):
         normalised: bool = False,
         first_point: int = 0,
         *,
+        early_stop: float = 0.0,
         internal_batch_size: int | None = None,
         show_progress: bool = False,
         return_standard_error: bool = False,
@@ -155,6 +176,11 @@ class GeometricallyGuidedIG(AttributionMethod):
                 distance that a point moves, whatever the scale of the score.
             first_point: k of the first point. 1 leaves out the baseline, which speaks of the
                 classes as such, and not of the input.
+            early_stop: saves gradients: a point is climbed from no further once a step changed its
+                own greatest gradients by no more than this share of their size, the sum of their
+                changes over the sum of their magnitudes. A climb that would have found more behind
+                a plateau is cut short, so that the map may be smaller than that of 0, which lets
+                every climb take its n_ascent gradients.
             return_standard_error: must be False: the maximum of estimates has none that is known.
             inputs, baselines, target, additional_forward_args, internal_batch_size, show_progress,
                 cost: as in IntegratedGradients.attribute.
@@ -162,12 +188,12 @@ class GeometricallyGuidedIG(AttributionMethod):
         Raises:
             TypeError, ValueError: naming the argument, what it must be and what it is.
         """
-        self.check_call(n_steps, n_ascent, step_size, select, normalised, first_point)
+        self.check_call(n_steps, n_ascent, step_size, select, normalised, first_point, early_stop)
         if return_standard_error:
             raise ArgumentError(
                 "attribute: return_standard_error must be False for a maximum, got True"
             )
-        climb = Climb(n_ascent, float(step_size), select, normalised)
+        climb = Climb(n_ascent, float(step_size), select, normalised, float(early_stop))
         attributions, _ = self._attribute(
             inputs,
             baselines,
@@ -200,6 +226,8 @@ class ClimbingRun(Run):
         options: LoopOptions,
     ) -> None:
         self.climb = climb
+        self.taken: float | None = None
+        self.scales: list[Tensor | None] = [getattr(trace, "scale", None) for trace in traces]
         super().__init__(score, gradient, inputs, traces, memory_format, options)
         if score.several:
             raise ArgumentError(
@@ -208,38 +236,84 @@ class ClimbingRun(Run):
             )
 
     @property
-    def repeats(self) -> int:
-        return self.climb.n_ascent
+    def repeats(self) -> float:
+        """Gradients for each point: the most, then the mean of the last chunk."""
+        return self.climb.n_ascent if self.taken is None else self.taken
 
     def _zeros(self) -> list[Tensor]:
-        start = 0.0 if self.climb.select == "absmax" else -torch.inf
         return [
-            torch.full_like(x, start, dtype=compute_dtype(x.dtype), memory_format=f)
+            torch.full_like(x, self.climb.start, dtype=compute_dtype(x.dtype), memory_format=f)
             for x, f in zip(self.inputs, self.formats, strict=True)
         ]
 
     def __call__(self, chunk: Chunk) -> None:
-        absolute = self.climb.select == "absmax"
-        scales = [getattr(trace, "scale", None) for trace in self.traces]
         try:
             with torch.no_grad():
-                points = tuple(self._points(i, chunk) for i in range(len(self.inputs)))
+                points = [self._points(i, chunk) for i in range(len(self.inputs))]
             rows = self.score.rows(chunk.examples, chunk.steps, self.traces[0].steps)
             best = [total[chunk.examples].clone() for total in self.sums]
-            for _ in range(self.climb.n_ascent):
-                slopes: Slopes = self.gradient(rows, points)
-                sizes = self._step_sizes(slopes, scales)
-                for i, grad in enumerate(slopes.values):
-                    like = grad.to(points[i].dtype).contiguous(memory_format=self.formats[i])
-                    ops.ascend_max(
-                        points[i], like, sizes, best[i], scale=scales[i], absolute=absolute
-                    )
+            if self.climb.early_stop:
+                self._climb_until_nothing_changes(rows, points, best)
+            else:
+                for _ in range(self.climb.n_ascent):
+                    self._step(rows, points, best)
         except BaseException:
             self.buffers = [None] * len(self.inputs)  # memory for the next, smaller try
             raise
         for total, found in zip(self.sums, best, strict=True):
             total[chunk.examples] = found
         self.steps_done[chunk.examples] += length(chunk.steps)
+
+    def _step(self, rows: RowScore, points: list[Tensor], best: list[Tensor]) -> None:
+        """Takes the gradients into `best`, of examples or of rows, and moves the points."""
+        slopes: Slopes = self.gradient(rows, tuple(points))
+        sizes = self._step_sizes(slopes, self.scales)
+        for i, grad in enumerate(slopes.values):
+            like = grad.to(points[i].dtype).contiguous(memory_format=self.formats[i])
+            ops.ascend_max(
+                points[i],
+                like,
+                sizes,
+                best[i],
+                scale=self.scales[i],
+                absolute=self.climb.absolute,
+            )
+
+    def _climb_until_nothing_changes(
+        self, rows: RowScore, points: list[Tensor], best: list[Tensor]
+    ) -> None:
+        """Each point climbs by itself, with greatest gradients of its own, until they stay."""
+        own = [
+            torch.full_like(p, self.climb.start, dtype=b.dtype)
+            for p, b in zip(points, best, strict=True)
+        ]
+        climbing = torch.arange(len(rows), device=points[0].device)
+        taken = 0
+        for step in range(self.climb.n_ascent):
+            before = [b[climbing] for b in own]
+            after = [
+                torch.empty_like(b, memory_format=f).copy_(b)
+                for b, f in zip(before, self.formats, strict=True)
+            ]
+            self._step(rows, points, after)
+            taken += len(rows)
+            for b, new in zip(own, after, strict=True):
+                b[climbing] = new
+            if step == 0 or step == self.climb.n_ascent - 1:
+                continue
+            going = _changed(before, after, self.climb.early_stop).nonzero()[:, 0]
+            if len(going) == 0:
+                break
+            if len(going) < len(rows):
+                rows, climbing = rows.take(going), climbing[going]
+                points = [
+                    p[going].contiguous(memory_format=f)
+                    for p, f in zip(points, self.formats, strict=True)
+                ]
+        # Point after point, as the definition's loop: nothing here is moved any more.
+        for b, total in zip(own, best, strict=True):
+            ops.ascend_max(torch.zeros_like(b), b, 0.0, total, absolute=self.climb.absolute)
+        self.taken = taken / max(1, len(own[0]))
 
     def _step_sizes(self, slopes: Slopes, scales: list[Tensor | None]) -> Tensor | float:
         """Of each row; lengths are those of the gradients in the caller's units."""
@@ -254,6 +328,28 @@ class ClimbingRun(Run):
         assert isinstance(squares, Tensor)
         norms = squares.sqrt()
         return torch.where(norms > 0, self.climb.step_size / norms, 0.0)
+
+
+def _changed(before: list[Tensor], after: list[Tensor], share: float) -> Tensor:
+    """Of each row whether its numbers changed by more than this share of their size; bool [R].
+
+    A row with numbers that are not finite, or with zeros alone, has not. Sums are of integers small
+    enough to be exact in every order, so that nothing depends on the rows that are together.
+    """
+    sizes = [new.flatten(1) for new in after]
+    changes = [(new - old).flatten(1) for old, new in zip(before, after, strict=True)]
+    features = sum(size.shape[1] for size in sizes)
+    greatest = torch.zeros(len(sizes[0]), 1, dtype=torch.float64, device=sizes[0].device)
+    for part in (*sizes, *changes):
+        if part.shape[1]:
+            greatest = torch.maximum(greatest, part.abs().amax(1, keepdim=True).double())
+    whole = 2.0 ** (52 - features.bit_length())
+
+    def total(parts: list[Tensor]) -> Tensor:
+        shares = (part.double().abs_().div_(greatest).mul_(whole).round_() for part in parts)
+        return torch.stack([each.sum(1) for each in shares]).sum(0)
+
+    return total(changes) > share * total(sizes)
 
 
 def _whole(value: Any) -> bool:

@@ -94,11 +94,14 @@ def contract(
     make = Run if run is None else run
     state = make(score, gradient, inputs, traces, FORMATS[cost.memory_format], options)
     planner = ChunkPlanner(
-        owner_of(score.forward), inputs, _most_points(gradient, options), repeats=state.repeats
+        owner_of(score.forward),
+        inputs,
+        _most_points(gradient, options),
+        repeats=lambda: state.repeats,
     )
     # A graph that is kept is not bounded by chunks, and says nothing about those that are.
     measure = gradient.needs_autograd and not options.create_graph
-    rows = work.rows * state.repeats * gradient.evaluations
+    rows = round(work.rows * state.repeats) * gradient.evaluations
     bar = progress_bar(options.show_progress, rows, description)
     score.answered = bar.update
     try:
@@ -178,8 +181,9 @@ class Run:
         self.steps_done = torch.zeros(inputs[0].shape[0], dtype=torch.long)
 
     @property
-    def repeats(self) -> int:
-        """Gradients that are taken for each point, one after the other."""
+    def repeats(self) -> float:
+        """Gradients that are taken for each point, one after the other; at most, or the mean of
+        the last chunk where that is not known before."""
         return 1
 
     def totals(self) -> Slopes:

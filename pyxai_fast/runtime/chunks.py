@@ -8,6 +8,7 @@ not depend on the chunks; only speed and memory do.
 from __future__ import annotations
 
 import functools
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class ChunkPlanner:
         rows_per_step: rows that one step of one example takes, where they come in groups. Counts of
             rows below are then counts of groups.
         cpu_bytes: what a chunk may write on a CPU; CPU_CHUNK_BYTES by default.
-        repeats: how often a chunk asks the model for its rows, one time after the other.
+        repeats: how often the last chunk asked the model for its rows, one time after the other.
     """
 
     def __init__(
@@ -105,14 +106,14 @@ class ChunkPlanner:
         purpose: str = "gradient",
         rows_per_step: int = 1,
         cpu_bytes: int | None = None,
-        repeats: int = 1,
+        repeats: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self.device = inputs[0].device
         self._cpu_bytes = cpu_bytes
         row_bytes = sum(x[0].numel() * x.element_size() for x in inputs if x.shape[0])
         self.row_bytes = row_bytes * rows_per_step
         # On a GPU what counts is the peak, however often it is reached.
-        self._repeats = 1 if self.device.type == "cuda" else repeats
+        self._repeats = (lambda: 1.0) if self.device.type == "cuda" else repeats
         self.max_rows = None if max_rows is None else max(1, max_rows // rows_per_step)
         self._key = (purpose, rows_per_step, self.device, *((x.shape[1:], x.dtype) for x in inputs))
         try:
@@ -131,7 +132,9 @@ class ChunkPlanner:
 
     def learn(self, written: int, rows: int) -> None:
         """Takes in what a chunk of `rows` rows made the model write; points come on top."""
-        self._costs[self._key] = max(1, ceil_div(written, rows * self._repeats) + self.row_bytes)
+        self._costs[self._key] = max(
+            1, math.ceil(written / (rows * self._repeats())) + self.row_bytes
+        )
 
     def shrink(self, rows: int) -> None:
         """Called when a chunk of `rows` rows did not fit: from now on at most half as many."""
