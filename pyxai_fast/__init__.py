@@ -112,6 +112,7 @@ _MODULES = (
     "arrays",
     "gradients",
     "methods",
+    "metrics",
     "models",
     "ops",
     "paths",

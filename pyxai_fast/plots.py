@@ -312,6 +312,28 @@ def bars(
     return _bar_figure(values, names, titles, top=top, label=label, title=title)
 
 
+def curves_figure(x: Values, lines: Mapping[str, Values], label: str) -> Figure:
+    """Lines over x, with a legend.
+
+    Args:
+        x: One number for each point, [N].
+        lines: Names to values [N]; what is not finite is left out.
+        label: Of the axis of x.
+    """
+    figure = _new_figure(5.6, 3.2)
+    axes = figure.add_axes((0.09, 0.16, 0.64, 0.78))
+    for name, line in lines.items():
+        axes.plot(_array(x), _array(line), marker="o", markersize=3, linewidth=1.4, label=name)
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8)
+    axes.set_xlabel(label, fontsize=8.5, color=_INK)
+    axes.tick_params(labelsize=7.5, color=_MUTED, labelcolor=_MUTED, width=0.6)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(_MUTED)
+        spine.set_linewidth(0.6)
+    return figure
+
+
 def explanation_figure(
     explanation: Explanation,
     *,

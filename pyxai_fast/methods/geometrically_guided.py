@@ -180,7 +180,8 @@ class GeometricallyGuidedIG(AttributionMethod):
                 own greatest gradients by no more than this share of their size, the sum of their
                 changes over the sum of their magnitudes. A climb that would have found more behind
                 a plateau is cut short, so that the map may be smaller than that of 0, which lets
-                every climb take its n_ascent gradients.
+                every climb take its n_ascent gradients. A network of ReLUs is all plateaus, linear
+                from piece to piece: there, small steps end climbs at once.
             return_standard_error: must be False: the maximum of estimates has none that is known.
             inputs, baselines, target, additional_forward_args, internal_batch_size, show_progress,
                 cost: as in IntegratedGradients.attribute.
