@@ -10,6 +10,7 @@ from typing import Any
 from contest import FAMILIES, ops_of
 from machine import RESULTS
 from report_counterfactual import counterfactual_section
+from report_geometrically_guided import geometrically_guided_section
 from report_guided_ig import guided_ig_section
 from report_likelihood_ratio import likelihood_ratio_section
 from tables import chunk, mb, median, ms, ratio, size, table, table_of_used, times
@@ -49,8 +50,9 @@ idle machine, and on a machine with a GPU:
   job (several candidates, of which the fastest counts), torch.compile, and what peers do.
   `bench_integrated_gradients.py` times Integrated Gradients end to end against captum, and measures
   peak memory; `bench_likelihood_ratio.py` does the same for gradients estimated from answers,
-  against a careful PyTorch version, `bench_counterfactual.py` for counterfactuals, and
-  `bench_guided_ig.py` for Guided IG, against PAIR's saliency too.
+  against a careful PyTorch version, `bench_counterfactual.py` for counterfactuals,
+  `bench_guided_ig.py` for Guided IG, against PAIR's saliency too, and
+  `bench_geometrically_guided.py` for climbs, against a plain loop too.
 - Nothing is timed that is not checked first: on a CPU, native kernels equal the reference bit for
   bit; rivals agree with it closely, or, where they draw numbers of their own, in distribution.
 - Contenders of a setting take turns, and figures are medians. Ops: `3.10x` is a speed-up, our time
@@ -91,6 +93,8 @@ def machine_section(result: dict[str, Any]) -> Iterator[str]:
         )
     if "integrated_gradients" in result:
         yield from ig_section(result["integrated_gradients"])
+    if "geometrically_guided" in result:
+        yield from geometrically_guided_section(result["geometrically_guided"])
     if "likelihood_ratio" in result:
         yield from likelihood_ratio_section(result["likelihood_ratio"])
     if "counterfactual" in result:

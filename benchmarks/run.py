@@ -1,7 +1,8 @@
 """Runs every benchmark on this machine, stores the figures and writes benchmarks/README.md.
 
-    python benchmarks/run.py [--ops [family ...]] [--integrated-gradients] [--likelihood-ratio]
-                             [--counterfactual] [--guided-ig] [--quick]
+    python benchmarks/run.py [--ops [family ...]] [--integrated-gradients]
+                             [--geometrically-guided] [--likelihood-ratio] [--counterfactual]
+                             [--guided-ig] [--quick]
 
 With some of the options only that part is measured; the others keep their stored figures.
 """
@@ -31,12 +32,19 @@ def main() -> None:
         "--ops", nargs="*", choices=FAMILIES, metavar="family", help="only the ops, or some of them"
     )
     parser.add_argument("--integrated-gradients", action="store_true", help="only end to end")
+    parser.add_argument("--geometrically-guided", action="store_true", help="only guided climbs")
     parser.add_argument("--likelihood-ratio", action="store_true", help="only estimated gradients")
     parser.add_argument("--counterfactual", action="store_true", help="only counterfactuals")
     parser.add_argument("--guided-ig", action="store_true", help="only Guided IG")
     parser.add_argument("--quick", action="store_true", help="do they run? Stores nothing")
     options = parser.parse_args()
-    parts = ("integrated_gradients", "likelihood_ratio", "counterfactual", "guided_ig")
+    parts = (
+        "integrated_gradients",
+        "geometrically_guided",
+        "likelihood_ratio",
+        "counterfactual",
+        "guided_ig",
+    )
     everything = options.ops is None and not any(getattr(options, part) for part in parts)
     families = list(FAMILIES) if everything or options.ops == [] else options.ops or []
     path = RESULTS / f"cpu-{short_name(str(machine()['cpu']))}.json"

@@ -146,7 +146,7 @@ def model_perturbation(
         levels=np.array(levels, dtype=np.float64),
         logit_change=found.pop("logit_change"),
         unchanged=found.pop("unchanged"),
-        **{name: found.get(name) for name in SIMILARITIES},  # type: ignore[arg-type]
+        **{name: found.get(name) for name in SIMILARITIES},
     )
 
 

@@ -31,7 +31,8 @@ def pearson(a: Tensor, b: Tensor) -> float:
 def average_ranks(values: Tensor) -> Tensor:
     """Ranks of the numbers [N], from 1, float64; equal numbers share the mean of their ranks."""
     _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts.double() - 1) / 2)[place]
+    ranks: Tensor = counts.cumsum(0) - (counts.double() - 1) / 2
+    return ranks[place]
 
 
 def structural_similarity(a: Tensor, b: Tensor) -> float:

@@ -1,0 +1,54 @@
+"""The section on geometrically guided Integrated Gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tables import median, ms, size, table, times
+
+OURS = "ours"
+ONE_BY_ONE = "a point and a step at a time"
+MODEL_ALONE = "model alone"
+
+
+def geometrically_guided_section(result: dict[str, Any]) -> Iterator[str]:
+    settings = result["settings"]
+    yield "### Geometrically guided Integrated Gradients, end to end\n"
+    yield (
+        f"{settings['dtype']}, {settings['threads']} threads, {settings['rounds']} rounds in which "
+        "the contenders take turns; speed-ups are ours over theirs. The loop follows the "
+        "definition, one input, one point and one step at a time. The careful version "
+        "(`benchmarks/gg_contenders.py`) has all points of one input, or of all, side by side, "
+        "moved and compared in place; the fastest of both batch sizes and memory formats counts. "
+        f"All agree to {settings['agreement']:.0e}.\n"
+    )
+    yield table(
+        (
+            "model",
+            "inputs",
+            "points x gradients",
+            "ours",
+            "loop",
+            "over the loop",
+            "careful PyTorch",
+            "over careful",
+            "model alone",
+            "outside it",
+        ),
+        (
+            [
+                case["case"],
+                size(case["shape"]),
+                f"{case['n_steps'] + 1} x {case['n_ascent']}",
+                ms(median(case, OURS)),
+                ms(median(case, ONE_BY_ONE)),
+                times(case["speed_up_over_loop"]),
+                f"{ms(median(case, case['rival']))} ({case['rival'].split(', ', 1)[1]})",
+                times(case["speed_up"]),
+                ms(median(case, MODEL_ALONE)),
+                f"{case['share_outside_model']:.0%}",
+            ]
+            for case in result["cases"]
+        ),
+    )
