@@ -257,6 +257,15 @@ def test_a_budget_is_refused_only_where_stopping_early_cannot_keep_it() -> None:
         explain(BlackBox(lambda x: linear(x).detach(), budget=50), x, **options)
 
 
+def test_the_memory_format_is_chosen_for_all_gradients_of_a_climb() -> None:
+    x, cost = torch.rand(1, 3, 80, 80), Cost()
+    GeometricallyGuidedIG(conv_net()).attribute(x, target=0, n_steps=1, n_ascent=16, cost=cost)
+    assert cost.probes > 0  # 32 gradients are worth measuring, though there are 2 points
+    cost = Cost()
+    GeometricallyGuidedIG(conv_net()).attribute(x, target=0, n_steps=1, n_ascent=15, cost=cost)
+    assert cost.probes == 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -208,7 +208,9 @@ class GeometricallyGuidedIG(AttributionMethod):
             ),
             LoopOptions(internal_batch_size, self.memory_format, False, show_progress, False),
             Cost() if cost is None else cost,
-            loop=functools.partial(contract, run=functools.partial(ClimbingRun, climb)),
+            loop=functools.partial(
+                contract, run=functools.partial(ClimbingRun, climb), repeats=n_ascent
+            ),
         )
         return attributions
 
@@ -227,7 +229,7 @@ class ClimbingRun(Run):
         options: LoopOptions,
     ) -> None:
         self.climb = climb
-        self.taken: float | None = None
+        self.taken = float(climb.n_ascent)
         self.scales: list[Tensor | None] = [getattr(trace, "scale", None) for trace in traces]
         super().__init__(score, gradient, inputs, traces, memory_format, options)
         if score.several:
@@ -238,8 +240,8 @@ class ClimbingRun(Run):
 
     @property
     def repeats(self) -> float:
-        """Gradients for each point: the most, then the mean of the last chunk."""
-        return self.climb.n_ascent if self.taken is None else self.taken
+        """The mean, where some points stop early."""
+        return self.taken
 
     def _zeros(self) -> list[Tensor]:
         return [

@@ -165,7 +165,11 @@ class GuidedIG(AttributionMethod):
             Recipe(_WholePath(), 1, "riemann_left", self._multiply_by_inputs),
             LoopOptions(internal_batch_size, self.memory_format, False, show_progress, False),
             cost,
-            loop=functools.partial(contract, run=functools.partial(GuidedRun, guidance)),
+            loop=functools.partial(
+                contract,
+                run=functools.partial(GuidedRun, guidance),
+                repeats=guidance.n_steps,
+            ),
         )
         if not return_convergence_delta:
             return attributions

@@ -77,11 +77,12 @@ def contract(
     options: LoopOptions,
     description: str = "",
     run: Callable[..., Run] | None = None,
+    repeats: int = 1,
 ) -> Slopes:
     """Sums of the gradients along the traces, [B, ...] (or [B, n, ...]) for each tensor of inputs.
 
     float64; differentiable with create_graph. `run` makes another Run, which does something else
-    than adding up.
+    than adding up, and takes up to `repeats` gradients for each point, one after the other.
 
     Raises:
         Interrupted: where the model raised a QueryError, or a BlackBox any other error of its own.
@@ -90,7 +91,8 @@ def contract(
     score.max_rows = options.max_rows
     work = Chunk(slice(0, inputs[0].shape[0]), slice(0, traces[0].steps))
     cost.backend = ops.backend_of(inputs[0].device)
-    cost.memory_format = _memory_format(score, gradient, inputs, work, options)
+    rows = work.rows * repeats * gradient.evaluations
+    cost.memory_format = _memory_format(score, gradient, inputs, rows, options)
     make = Run if run is None else run
     state = make(score, gradient, inputs, traces, FORMATS[cost.memory_format], options)
     planner = ChunkPlanner(
@@ -101,7 +103,6 @@ def contract(
     )
     # A graph that is kept is not bounded by chunks, and says nothing about those that are.
     measure = gradient.needs_autograd and not options.create_graph
-    rows = round(work.rows * state.repeats) * gradient.evaluations
     bar = progress_bar(options.show_progress, rows, description)
     score.answered = bar.update
     try:
@@ -129,10 +130,10 @@ def _memory_format(
     score: Score,
     gradient: Gradient,
     inputs: tuple[Tensor, ...],
-    work: Chunk,
+    work: int,
     options: LoopOptions,
 ) -> str:
-    """The memory format to use; rows spent on measuring are counted as probes."""
+    """The memory format for so many rows; those spent on measuring are counted as probes."""
     counted = score.cost.gradients, score.cost.queries
 
     def trial(points: tuple[Tensor, ...]) -> None:
@@ -147,7 +148,7 @@ def _memory_format(
         options.memory_format,
         module_of(score.forward),
         inputs,
-        work.rows * gradient.evaluations,
+        work,
         options.max_rows,
         trial,
     )
@@ -182,8 +183,7 @@ class Run:
 
     @property
     def repeats(self) -> float:
-        """Gradients that are taken for each point, one after the other; at most, or the mean of
-        the last chunk where that is not known before."""
+        """Gradients that were taken for each point of the last chunk, one after the other."""
         return 1
 
     def totals(self) -> Slopes:
