@@ -309,6 +309,45 @@ def test_figures_of_estimated_gradients_are_a_section() -> None:
     assert "| ours | 96,000 | 5.0 MB |" in text
 
 
+# --- guided climbs -------------------------------------------------------------------------------
+
+
+def test_every_version_of_a_climb_finds_the_same_map() -> None:
+    gg = pytest.importorskip("gg_contenders", reason="the benchmarks are not here")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.SiLU(), torch.nn.Flatten(), torch.nn.Linear(144, 3)
+    ).eval()
+    images, target, climbs = torch.rand(2, 3, 8, 8), torch.tensor([0, 2]), gg.Climbs(4, 3, 0.5)
+    names = gg.contenders(tuple(images.shape))
+    assert len(names) == 6
+    found = {name: gg.made(name, model, images, target, climbs)() for name in names}
+    for name in names:
+        torch.testing.assert_close(found[name], found[gg.ONE_BY_ONE], msg=name)
+
+
+def test_figures_of_climbs_are_a_section() -> None:
+    section = pytest.importorskip(
+        "report_geometrically_guided", reason="the benchmarks are not here"
+    )
+    medians = {
+        "ours": 0.02, "model alone": 0.015, "PyTorch, 4 inputs at a time, contiguous": 0.03,
+        "a point and a step at a time": 0.2,
+    }  # fmt: skip
+    case = {
+        "case": "net", "shape": [4, 1, 8, 8], "n_steps": 50, "n_ascent": 20,
+        "rival": "PyTorch, 4 inputs at a time, contiguous", "speed_up": 1.5,
+        "speed_up_over_loop": 10.0, "share_outside_model": 0.25,
+        "seconds": {name: {"median": value} for name, value in medians.items()},
+    }  # fmt: skip
+    settings = {"dtype": "float32", "threads": 2, "rounds": 7, "agreement": 1e-3}
+    text = "\n".join(section.geometrically_guided_section({"settings": settings, "cases": [case]}))
+    assert (
+        "| net | 4x1x8x8 | 51 x 20 | 20.0 ms | 200.0 ms | 10.00x | 30.0 ms (4 inputs at a time, "
+        "contiguous) | 1.50x | 15.0 ms | 25% |"
+    ) in text
+
+
 # --- Guided IG -----------------------------------------------------------------------------------
 
 

@@ -49,7 +49,7 @@ def test_models_of_greater_loss_are_left_out() -> None:
         net, distance, torch.rand(1, FEATURES), keep, target=0, n_models=200, rise=0.0
     )
     assert found.loss == 1.0 and 0.4 < found.kept_share < 0.6
-    assert len(weights) == int(found.kept.sum()) and max(weights) <= float(net.weight[0, 0])
+    assert len(weights) == int(found.kept.sum()) and max(weights) <= net.weight[0, 0].item()
     assert bool((found.losses[found.kept] <= 1).all() and (found.losses[~found.kept] > 1).all())
     assert float(found.attributions[0, 0]) == pytest.approx(sum(weights) / len(weights), rel=1e-5)
 
