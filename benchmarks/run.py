@@ -2,7 +2,7 @@
 
     python benchmarks/run.py [--ops [family ...]] [--integrated-gradients]
                              [--geometrically-guided] [--likelihood-ratio] [--counterfactual]
-                             [--guided-ig] [--quick]
+                             [--guided-ig] [--stick-breaking] [--quick]
 
 With some of the options only that part is measured; the others keep their stored figures.
 """
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--likelihood-ratio", action="store_true", help="only estimated gradients")
     parser.add_argument("--counterfactual", action="store_true", help="only counterfactuals")
     parser.add_argument("--guided-ig", action="store_true", help="only Guided IG")
+    parser.add_argument("--stick-breaking", action="store_true", help="only stick-breaking paths")
     parser.add_argument("--quick", action="store_true", help="do they run? Stores nothing")
     options = parser.parse_args()
     parts = (
@@ -44,6 +45,7 @@ def main() -> None:
         "likelihood_ratio",
         "counterfactual",
         "guided_ig",
+        "stick_breaking",
     )
     everything = options.ops is None and not any(getattr(options, part) for part in parts)
     families = list(FAMILIES) if everything or options.ops == [] else options.ops or []

@@ -443,6 +443,7 @@ def test_figures_of_counterfactuals_are_a_section() -> None:
                     "prior_parameters": 577_689,
                 },
                 "shape": [1, 1, 32, 32],
+                "careful_rows": 34,
                 "seconds": {"ours": {"median": 2.0}, "careful": {"median": 3.0}},
                 "speed_up": {"careful": 1.5},
                 "speed_up_short": {"careful": 2.5},
@@ -452,4 +453,48 @@ def test_figures_of_counterfactuals_are_a_section() -> None:
         )
     )  # fmt: skip
     assert "| careful | 3.00 s | 1.50x | 2.50x | 1.0e-03 |" in text
+    assert "denoises 34 particles at once" in text
     assert "577,689 parameters" in text and "prior 1.75 s, model 0.25 s" in text
+
+
+# --- stick-breaking paths ------------------------------------------------------------------------
+
+
+def test_every_version_of_stick_breaking_paths_has_the_same_mean() -> None:
+    contenders = pytest.importorskip("sb_contenders", reason="the benchmarks are not here")
+    bench = pytest.importorskip("bench_stick_breaking", reason="the benchmarks are not here")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, stride=2), torch.nn.SiLU(), torch.nn.Flatten(),
+        torch.nn.Linear(36, 3),
+    ).eval()  # fmt: skip
+    image = torch.rand(1, 3, 8, 8) + 0.5
+    maps = {
+        name: contenders.made(name, model, image, 1, 100, 20)()
+        for name in (contenders.OURS, *contenders.rivals())
+    }
+    ours = maps[contenders.OURS]
+    for name, found in maps.items():
+        bench.check(found, model, image, 1, name)
+        assert float((found - ours).norm() / ours.norm()) < 0.1, name
+
+
+def test_figures_of_stick_breaking_paths_are_a_section() -> None:
+    section = pytest.importorskip("report_stick_breaking", reason="the benchmarks are not here")
+    rival = "PyTorch, 16 at a time, contiguous"
+    case = {
+        "case": "net", "shape": [1, 3, 8, 8], "rival": rival, "speed_up": 1.5,
+        "of_straight_line": 1.1,
+        "seconds": {
+            section.OURS: {"median": 2.0}, section.STRAIGHT: {"median": 1.8}, rival: {"median": 3.0}
+        },
+    }  # fmt: skip
+    settings = {
+        "n_paths": 50, "n_steps": 20, "alpha": 10.0, "dtype": "float32", "threads": 2, "rounds": 5
+    }  # fmt: skip
+    peaks = [{"contender": "ours", "n_paths": 50, "peak_bytes": 41_000_000}]
+    text = "\n".join(
+        section.stick_breaking_section({"settings": settings, "cases": [case], "peak_bytes": peaks})
+    )
+    assert "| net | 1x3x8x8 | 2.00 s | 3.00 s (16 at a time, contiguous) | 1.50x | 1.80 s |" in text
+    assert "| ours | 50 | 1000 | 41.0 MB |" in text
