@@ -67,6 +67,7 @@ def batched(
     weights = way.abs() / way.abs().sum(1, keepdim=True)
     progress = (way == 0).to(way.dtype)
     attributions = torch.zeros_like(way)
+    slack = torch.finfo(way.dtype).eps
     k = int(FRACTION * (way.shape[1] - 1)) + 1
     for step in range(n_steps):
         points = (way * progress).reshape(inputs.shape)
@@ -76,7 +77,7 @@ def batched(
         new = progress.clamp(min=least)
         sizes = grads.abs().masked_fill_(new >= most, torch.inf)
         excess = (weights * (1 - new)).sum(1, keepdim=True) - (1 - alpha)
-        while bool((active := excess > 1e-7).any()):
+        while bool((active := excess > slack).any()):
             threshold = quantile(sizes, k)
             chosen = (sizes <= threshold) & (sizes < torch.inf) & active
             left = (most - new) * chosen

@@ -38,6 +38,7 @@ def guided_ig_section(result: dict[str, Any]) -> Iterator[str]:
             "model alone",
             "outside it",
             "distance to PAIR",
+            "of float32 to float64",
         ),
         (
             [
@@ -50,13 +51,15 @@ def guided_ig_section(result: dict[str, Any]) -> Iterator[str]:
                 seconds(median(case, MODEL_ALONE)),
                 f"{case['share_outside_model']:.0%}",
                 f"{case['distance']:.0e}",
+                f"{case['distance_of_float32']:.0e}",
             ]
             for case in result["cases"]
         ),
     )
     yield (
-        '"Model alone" is the forward and backward passes of the same chunks. Distances are '
-        "Euclidean, relative to the length of the attributions.\n"
+        '"Model alone" is the forward and backward passes of the same chunks. Distances, of two '
+        "inputs, are Euclidean, relative to the length of the attributions; PAIR's is compared in "
+        "float64. In float32 rounding beside a kink of the network may send a path another way.\n"
     )
 
 

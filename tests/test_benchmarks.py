@@ -380,7 +380,8 @@ def test_figures_of_guided_ig_are_a_section() -> None:
         "speed_up": 2.5,
         "speed_up_to_pair": 6.0,
         "share_outside_model": 0.25,
-        "distance": 1e-5,
+        "distance": 1e-15,
+        "distance_of_float32": 1e-7,
         "seconds": {name: {"median": value} for name, value in medians.items()},
     }
     settings = {
@@ -395,7 +396,7 @@ def test_figures_of_guided_ig_are_a_section() -> None:
         rows = section.guided_ig_section({"settings": settings, "cases": [case | changes]})
         text = "\n".join(rows)
         assert cells in text
-        assert "| 5.00 s (topk) | 2.50x | 1.50 s | 25% | 1e-05 |" in text
+        assert "| 5.00 s (topk) | 2.50x | 1.50 s | 25% | 1e-15 | 1e-07 |" in text
 
 
 # --- counterfactuals -----------------------------------------------------------------------------
