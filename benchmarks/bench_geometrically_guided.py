@@ -10,6 +10,7 @@ the definition, and the best of a careful PyTorch version over batch sizes and m
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +33,7 @@ from torch import nn
 from pyxai_fast import Cost, GeometricallyGuidedIG
 
 THREADS = 2
-AGREEMENT = 1e-3
+AGREEMENT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,13 @@ def run_case(setting: Setting, rounds: int) -> dict[str, Any]:
     target = model(inputs).argmax(1)
     names = contenders(tuple(inputs.shape))
     calls = {name: made(name, model, inputs, target, climbs) for name in names}
-    answers = {name: call() for name, call in calls.items()}
+    # In float64: in float32 a climb that rounding sends over an edge of a ReLU goes another way.
+    wide = copy.deepcopy(model).double()
+    answers = {name: made(name, wide, inputs.double(), target, climbs)() for name in names}
     apart = {name: distance(answer, answers[ONE_BY_ONE]) for name, answer in answers.items()}
     assert max(apart.values()) <= AGREEMENT, f"{case.name}: attributions differ, {apart}"
+    for call in calls.values():  # what a first call sets up and measures
+        call()
 
     cost, sizes = Cost(), []
     hook = model.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape[0]))
