@@ -96,7 +96,7 @@ def all_points(
 ) -> Tensor:
     """What a careful engineer writes: all points side by side, moved and compared in place."""
     steps = climbs.n_steps + 1
-    alphas = torch.linspace(0, 1, steps).view(-1, *[1] * inputs.dim())
+    alphas = torch.linspace(0, 1, steps, dtype=inputs.dtype).view(-1, *[1] * inputs.dim())
     points = (
         torch.lerp(starts, inputs, alphas).flatten(0, 1).contiguous(memory_format=memory_format)
     )
