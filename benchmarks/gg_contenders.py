@@ -45,7 +45,7 @@ def made(
     name: str, model: nn.Module, inputs: Tensor, target: Tensor, climbs: Climbs
 ) -> Callable[[], Tensor]:
     """The call to be measured, with an object of its method made once."""
-    starts = baselines(inputs)
+    starts = baselines(inputs).to(inputs.dtype)
     if name == OURS:
         ours = GeometricallyGuidedIG(model)
         return lambda: ours.attribute(
