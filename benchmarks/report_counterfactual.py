@@ -12,23 +12,27 @@ UNROUNDED = "in the style of the release but for 8 bits, diagonal"
 
 def counterfactual_section(result: dict[str, Any]) -> Iterator[str]:
     settings = result["settings"]
+    rows = result.get("careful_rows")
+    together = (
+        "all particles" if rows is None else f"{rows} particles, the fastest of several counts,"
+    )
     yield "### Counterfactual of one picture, end to end\n"
     yield (
         f"{settings['n_particles']} particles, {settings['n_steps']} steps, "
         f"{size(result['shape'])}, {settings['dtype']}, {settings['threads']} threads; the demo's "
         f"classifier and its prior of {settings['prior_parameters']:,} parameters. The contenders "
         "(`benchmarks/cf_contenders.py`) take turns. Careful PyTorch denoises "
-        f"{result['careful_rows']} particles at once, the fastest of several counts. "
+        f"{together} at once. "
         '"Particles differ" is their root mean '
         "square difference to ours, in pixels from 0 to 1, at the end of the same steps from the "
         "same noise. Couplings are different computations: each is compared with its own.\n"
     )
-    rows = []
+    lines = []
     for name in result["seconds"]:
         against = result["speed_up"].get(name)
         short = result["speed_up_short"].get(name)
         differ = result["differences"].get(name)
-        rows.append(
+        lines.append(
             [
                 name,
                 f"{median(result, name):.2f} s",
@@ -38,7 +42,7 @@ def counterfactual_section(result: dict[str, Any]) -> Iterator[str]:
             ]
         )
     yield table(
-        ("", "time", "ours is faster by", "with a bfloat16 prior", "particles differ"), rows
+        ("", "time", "ours is faster by", "with a bfloat16 prior", "particles differ"), lines
     )
     yield (
         "Without its rounding to 8 bits the release's style ends with the same particles as ours "

@@ -454,7 +454,7 @@ def test_figures_of_counterfactuals_are_a_section() -> None:
         )
     )  # fmt: skip
     assert "| careful | 3.00 s | 1.50x | 2.50x | 1.0e-03 |" in text
-    assert "denoises 34 particles at once" in text
+    assert "denoises 34 particles, the fastest of several counts, at once" in text
     assert "577,689 parameters" in text and "prior 1.75 s, model 0.25 s" in text
 
 
