@@ -19,8 +19,9 @@ from pyxai_fast.cli_train_prior import add_options
 from pyxai_fast.errors import ArgumentError
 from pyxai_fast.priors import DiffusionPrior, training
 from pyxai_fast.priors.recipe import PriorRecipe
-from pyxai_fast.priors.training import TrainingError, held_out_losses, shifted, train_prior
+from pyxai_fast.priors.training import held_out_losses, shifted, train_prior
 from pyxai_fast.priors.training_data import DataError, Pictures, load_pictures
+from pyxai_fast.runtime.training import TrainingError, write_whole
 
 diffusers = pytest.importorskip("diffusers", reason="what is trained is a network of diffusers")
 Image = pytest.importorskip("PIL.Image", reason="pictures need Pillow")
@@ -396,7 +397,7 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one(tmp_path: Path) -> 
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        training._write(path, broken)
+        write_whole(path, broken)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 

@@ -20,8 +20,9 @@ from pyxai_fast.demo.data import load_digits
 from pyxai_fast.demo.model import DigitsCNN, load_demo_model
 from pyxai_fast.priors import DiffusionPrior, sample
 from pyxai_fast.priors.recipe import PriorRecipe
-from pyxai_fast.priors.training import REPORT, held_out_losses, train_prior
+from pyxai_fast.priors.training import held_out_losses, train_prior
 from pyxai_fast.priors.training_data import load_pictures
+from pyxai_fast.runtime.training import REPORT
 
 # The digits hold nothing finer than 4 pixels, so that few channels do at full resolution.
 RECIPE = PriorRecipe(

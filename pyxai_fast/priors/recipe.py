@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ArgumentError
+from ..runtime.training import learning_rate_at
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,7 @@ class PriorRecipe:
 
     def learning_rate_at(self, step: int) -> float:
         """Of a step, from 0."""
-        if step < self.warm_up:
-            return self.learning_rate * (step + 1) / self.warm_up
-        done = (step - self.warm_up) / max(self.steps - self.warm_up, 1)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        return learning_rate_at(self, step)
 
     def _require(self, name: str, fits: bool, what: str) -> None:
         if not fits:

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import json
 import os
 import platform
-import shutil
-import time
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from ..errors import ArgumentError
 from ..models.errors import MissingDependency
 from ..plots import save_image
-from ..runtime.progress import progress_bar
+from ..runtime.training import (
+    CHECKPOINT,
+    REPORT,
+    TrainingRun,
+    claim,
+    drive,
+    generator_of,
+    seed_of,
+    write_whole,
+)
 from ..version import __version__
 from .diffusion import DiffusionPrior
 from .recipe import PriorRecipe
 from .sampling import sample
 from .training_data import Pictures, check_enough
 
-CHECKPOINT, REPORT, SAMPLES = "checkpoint.pt", "recipe.json", "samples.png"
+SAMPLES = "samples.png"
 # What is written: the pipeline, the report and the pictures, and a checkpoint until it is done.
 WRITTEN = ("model_index.json", "unet", "scheduler", REPORT, SAMPLES, CHECKPOINT)
 # Where the held-out loss is measured, in shares of the levels.
@@ -37,12 +42,6 @@ MOST_MEASURED = 256
 LEAST_PICTURES = 10
 GRID_SIDE = 8
 GRID_STEPS = 50
-# Steps between looks at the loss, which on a GPU wait for it.
-LOOK_EVERY = 50
-
-
-class TrainingError(RuntimeError):
-    """Training went wrong; the message is one line that says what to do."""
 
 
 def train_prior(
@@ -99,31 +98,30 @@ def train_prior(
             f"train_prior: held_out must leave pictures to train on, got {recipe.held_out} of "
             f"{len(pictures)}"
         )
-    finished = _claim(out, recipe, pictures, resume, overwrite)
+    finished = claim(
+        "train_prior", "prior", out, WRITTEN, recipe, pictures.fingerprint, resume, overwrite
+    )
     if finished is not None:
         say(f"{out} is finished")
         return finished
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         run = _Run(pictures, recipe, device)
-        if resume and (out / CHECKPOINT).exists():
-            run.load(out / CHECKPOINT)
-            say(f"going on from step {run.step} of {recipe.steps}")
-        bar = progress_bar(progress, recipe.steps, "train-prior", unit=" steps")
-        bar.update(run.step)
-        try:
-            while run.step < recipe.steps:
-                steps = min(checkpoint_every - run.step % checkpoint_every, recipe.steps - run.step)
-                run.train(steps, bar.update)
-                say(run.measure())
-                drawn = run.prior()
-                save_grid(drawn, out / SAMPLES, GRID_STEPS, seed=recipe.seed, device=device)
-                run.save(out / CHECKPOINT)
-        finally:
-            bar.close()
+        drive(
+            run,
+            out,
+            resume=resume,
+            checkpoint_every=checkpoint_every,
+            progress=progress,
+            say=say,
+            name="train-prior",
+            seen=lambda: save_grid(
+                run.prior(), out / SAMPLES, GRID_STEPS, seed=recipe.seed, device=device
+            ),
+        )
     report = run.report()
     run.save_pipeline(out)
-    _write(out / REPORT, lambda path: path.write_text(json.dumps(report, indent=2) + "\n"))
+    write_whole(out / REPORT, lambda path: path.write_text(json.dumps(report, indent=2) + "\n"))
     (out / CHECKPOINT).unlink(missing_ok=True)
     return report
 
@@ -193,78 +191,37 @@ def save_grid(
     grid = rows.reshape(side * height, side * width, channels)
     array = (grid.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     array = array[:, :, 0] if channels == 1 else array
-    _write(path, lambda there: save_image(array, there))
+    write_whole(path, lambda there: save_image(array, there))
 
 
-class _Run:
-    """A training run: what a checkpoint holds, and what is made of the recipe again."""
+class _Run(TrainingRun):
+    """The network of a prior, and the pictures that it is trained and measured on."""
 
     def __init__(self, pictures: Pictures, recipe: PriorRecipe, device: torch.device) -> None:
-        self.pictures, self.recipe, self.device = pictures, recipe, device
-        order = torch.randperm(len(pictures), generator=_generator(recipe, "split"))
+        self.pictures = pictures
+        order = torch.randperm(len(pictures), generator=generator_of(recipe.seed, "split"))
         count = _held_out(recipe, pictures)
         self.held_out = pictures.take(order[:count][:MOST_MEASURED])
         self.trained_on = order[count:]
         self.scheduler = make_scheduler(recipe)
         self.shares = self.scheduler.alphas_cumprod.to(device)
-        torch.manual_seed(_seed(recipe, "weights"))
-        self.unet: nn.Module = make_unet(recipe).to(device)
-        self.ema = copy.deepcopy(self.unet).requires_grad_(False)
-        self.optimiser = torch.optim.AdamW(
-            self.unet.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
-        self.step, self.seconds = 0, 0.0
-        self.history: list[dict[str, Any]] = []
+        torch.manual_seed(seed_of(recipe.seed, "weights"))
+        unet = make_unet(recipe).to(device)
+        super().__init__("train_prior", recipe, pictures.fingerprint, unet, device)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
-        self._loss, self._steps = torch.zeros((), device=device), 0
 
     # --- steps -----------------------------------------------------------------------------------
 
-    def train(self, steps: int, done: Callable[[int], object]) -> None:
-        self.unet.train()
-        began = time.perf_counter()
-        self._loss.zero_()
-        self._steps = steps
-        for number in range(steps):
-            self._take_step()
-            done(1)
-            look = number % LOOK_EVERY == LOOK_EVERY - 1 or number == steps - 1
-            if look and not bool(self._loss.isfinite()):
-                raise TrainingError(
-                    f"train_prior: the loss is nan or inf at step {self.step}; try a lower "
-                    f"learning rate than {self.recipe.learning_rate:g}"
-                )
-        self.seconds += time.perf_counter() - began
-
-    def _take_step(self) -> None:
+    def losses(self) -> dict[str, Tensor]:
         recipe = self.recipe
-        torch.manual_seed(_seed(recipe, "step", self.step))
         clean = self._batch() * 2 - 1
         noise = torch.randn_like(clean)
-        # One draw for all, at even distances: the batch's levels are spread as the levels are
-        # (Kingma et al., "Variational Diffusion Models", 2021, appendix I.1).
-        places = torch.arange(len(clean), device=self.device) / len(clean)
-        places = (places + torch.rand(1, device=self.device)) % 1
-        levels = (places * recipe.levels).long().clamp(max=recipe.levels - 1)
+        levels = self.levels(len(clean), recipe.levels)
         share = self.shares[levels].reshape(-1, 1, 1, 1)
         noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
-            answer = self.unet(noisy, levels).sample
-        loss = functional.mse_loss(answer.float(), noise)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.unet.parameters(), recipe.gradient_clip)
-        for group in self.optimiser.param_groups:
-            group["lr"] = recipe.learning_rate_at(self.step)
-        self.optimiser.step()
-        # The mean of few weights is not held back by those that were there at the start.
-        decay = min(recipe.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.ema.parameters()), list(self.unet.parameters()), 1 - decay
-            )
-        self._loss += loss.detach()
-        self.step += 1
+            answer = self.network(noisy, levels).sample
+        return {"noise": functional.mse_loss(answer.float(), noise)}
 
     def _batch(self) -> Tensor:
         """The pictures of this step, every picture once before any comes again, [B, C, S, S]."""
@@ -279,7 +236,7 @@ class _Run:
 
     def _epoch(self, number: int) -> Tensor:
         if self._order[0] != number:
-            generator = _generator(self.recipe, "epoch", number)
+            generator = generator_of(self.recipe.seed, "epoch", number)
             order = torch.randperm(len(self.trained_on), generator=generator)
             self._order = number, self.trained_on[order]
         return self._order[1]
@@ -294,7 +251,7 @@ class _Run:
         losses = held_out_losses(self.prior(), self.held_out, self.device)
         entry = {
             "step": self.step,
-            "training_loss": round(float(self._loss) / self._steps, 6),
+            "training_loss": self.mean_losses()["noise"],
             "held_out_loss": round(sum(losses.values()) / len(losses), 6),
             "held_out_loss_by_level": losses,
         }
@@ -314,7 +271,7 @@ class _Run:
                 "held_out": len(self.pictures) - len(self.trained_on),
                 "fingerprint": self.pictures.fingerprint,
             },
-            "parameters": sum(p.numel() for p in self.unet.parameters()),
+            "parameters": sum(p.numel() for p in self.network.parameters()),
             "training_loss": last["training_loss"],
             "held_out_loss": last["held_out_loss"],
             "held_out_loss_by_level": last["held_out_loss_by_level"],
@@ -337,45 +294,6 @@ class _Run:
         pipeline = _diffusers().DDPMPipeline(unet=self.ema, scheduler=self.scheduler)
         pipeline.save_pretrained(out)
 
-    # --- checkpoints -----------------------------------------------------------------------------
-
-    def save(self, path: Path) -> None:
-        state = {
-            "recipe": asdict(self.recipe),
-            "fingerprint": self.pictures.fingerprint,
-            "step": self.step,
-            "seconds": self.seconds,
-            "history": self.history,
-            "unet": self.unet.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
-        _write(path, lambda there: torch.save(state, there))
-
-    def load(self, path: Path) -> None:
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:
-            raise ArgumentError(
-                f"train_prior: the checkpoint {path} cannot be read; start again with overwrite"
-            ) from error
-        for field in fields(PriorRecipe):
-            now, then = getattr(self.recipe, field.name), state["recipe"].get(field.name)
-            if now != (tuple(then) if isinstance(now, tuple) else then):
-                raise ArgumentError(
-                    f"train_prior: {field.name} must be {then!r}, as when {path} was written, got "
-                    f"{now!r}"
-                )
-        if state["fingerprint"] != self.pictures.fingerprint:
-            raise ArgumentError(
-                f"train_prior: the pictures are not those that {path} was trained on"
-            )
-        self.unet.load_state_dict(state["unet"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.history = state["history"]
-
 
 def shifted(pictures: Tensor, most: int) -> Tensor:
     """Each picture moved by up to `most` pixels each way; its edges are repeated."""
@@ -391,57 +309,6 @@ def shifted(pictures: Tensor, most: int) -> Tensor:
 
 def _held_out(recipe: PriorRecipe, pictures: Pictures) -> int:
     return max(1, round(recipe.held_out * len(pictures)))
-
-
-def _claim(
-    out: Path, recipe: PriorRecipe, pictures: Pictures, resume: bool, overwrite: bool
-) -> dict[str, Any] | None:
-    """Makes the folder ready; the report of a run that is finished already, when resuming."""
-    if resume and overwrite:
-        raise ArgumentError("train_prior: resume and overwrite exclude each other, got both")
-    if out.exists() and not out.is_dir():
-        raise ArgumentError(f"train_prior: out must be a folder, got the file {out}")
-    there = [name for name in WRITTEN if (out / name).exists()]
-    if resume and (out / REPORT).exists():
-        report: dict[str, Any] = json.loads((out / REPORT).read_text(encoding="utf-8"))
-        same = report.get("data", {}).get("fingerprint") == pictures.fingerprint
-        if same and report.get("recipe") == json.loads(json.dumps(asdict(recipe))):
-            return report
-        raise ArgumentError(
-            f"train_prior: {out} holds a finished prior of "
-            f"{'another recipe' if same else 'other pictures'}; overwrite it or name another folder"
-        )
-    going_on = resume and (out / CHECKPOINT).exists()
-    if there and not going_on and not overwrite:
-        raise ArgumentError(
-            f"train_prior: {out} already has {there[0]}; resume, overwrite or name another folder"
-        )
-    if overwrite:
-        for name in there:
-            path = out / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    out.mkdir(parents=True, exist_ok=True)
-    return None
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """All or nothing: a file is in place when it is complete."""
-    new = path.with_name(f".{path.name}.new{path.suffix}")
-    try:
-        write(new)
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def _seed(recipe: PriorRecipe, what: str, number: int = 0) -> int:
-    """One for each purpose and number. 32 bits, which is what torch's CPU generator takes."""
-    text = f"{recipe.seed}/{what}/{number}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
-
-
-def _generator(recipe: PriorRecipe, what: str, number: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(_seed(recipe, what, number))
 
 
 def _diffusers() -> Any:
