@@ -1,4 +1,5 @@
-"""The command line: ``pyxai-fast explain | counterfactual | train-prior | info | demo``.
+"""The command line: ``pyxai-fast explain | counterfactual | train-prior | train-paths | info
+| demo``.
 
 Exit codes: 0 all done, 1 something failed, 2 the command itself was wrong, 130 interrupted.
 """
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_explain(commands)
     _add_counterfactual(commands)
     _add_train_prior(commands)
+    _add_train_paths(commands)
     _add_info(commands)
     _add_demo(commands)
     return parser
@@ -101,6 +103,19 @@ def _add_explain(commands: Any) -> None:
         "freemcg (on the data manifold, with --prior)",
     )
     _add_prior(parser, required=False)
+    add(
+        "--path-model",
+        metavar="SPEC",
+        help="which paths there are, for diffusion_ig: the folder of a path model, or demo",
+    )
+    add(
+        "--guide",
+        action="append",
+        metavar="NAME=WEIGHT",
+        help="what the paths of diffusion_ig are led to, repeatable: faithful, sparse (default: "
+        "faithful=10 and sparse=5; faithful=0 alone: nothing)",
+        default=[],
+    )
     add(
         "--samples",
         type=_positive_int,
@@ -294,6 +309,16 @@ def _add_train_prior(commands: Any) -> None:
     add_options(_add_command(commands, "train-prior", train, "train a diffusion prior on pictures"))
 
 
+def _add_train_paths(commands: Any) -> None:
+    from pyxai_fast.cli_train_paths import add_options, train
+
+    parser = _add_command(
+        commands, "train-paths", train, "train a model of integration paths for a classifier"
+    )
+    _add_model(parser)
+    add_options(parser)
+
+
 def _add_info(commands: Any) -> None:
     parser = _add_command(
         commands, "info", _run_info, "say what this installation can do on this machine"
@@ -322,6 +347,8 @@ def _run_explain(args: argparse.Namespace) -> int:
         gradient_options=_options("--gradient-set", args.gradient_set),
         prior=args.prior,
         prior_options=_options("--prior-set", args.prior_set),
+        path_model=args.path_model,
+        guides=_options("--guide", args.guide),
         samples=args.samples,
         sigma=args.sigma,
         seed=args.seed,

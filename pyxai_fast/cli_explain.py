@@ -44,6 +44,8 @@ from pyxai_fast.models.preprocessing import Preprocessing
 from pyxai_fast.models.preprocessing_file import read_preprocessing
 from pyxai_fast.models.query_error import QueryError
 from pyxai_fast.models.spec import LoadedModel, load_model
+from pyxai_fast.path_models.sampling import check_guides
+from pyxai_fast.path_models.spec import load_path_model
 from pyxai_fast.priors import Prior
 from pyxai_fast.priors.spec import load_prior, prior_options
 
@@ -68,6 +70,8 @@ class Request:
     gradient_options: Mapping[str, Any] = field(default_factory=dict)
     prior: str | None = None
     prior_options: Mapping[str, Any] = field(default_factory=dict)
+    path_model: str | None = None
+    guides: Mapping[str, float] = field(default_factory=dict)
     samples: int | None = None
     sigma: float | None = None
     seed: int | None = None
@@ -130,6 +134,8 @@ def explain_files(request: Request) -> int:
         size = model.preprocessing.size
         prior = load_prior(request.prior, device, size, request.prior_options)
     gradient, options = with_prior(prior)
+    if request.path_model is not None:
+        options["path_model"] = load_path_model(request.path_model, device)
     started = time.perf_counter()
     results: list[_Result] = []
     failures: list[tuple[str, str]] = []
@@ -227,6 +233,7 @@ def _with_prior(request: Request) -> Callable[[Prior | None], tuple[Any, dict[st
     of_method = combination is not None and "prior" in combination.needed
     asks_prior = of_method or kind is FreeMCG
     _check_prior(request, asks_prior)
+    _set_guides(request, takes, options)
     _set_flags(request, takers)
 
     def with_prior(prior: Prior | None) -> tuple[Any, dict[str, Any]]:
@@ -252,6 +259,24 @@ def _check_prior(request: Request, asked_for: bool) -> None:
             f"--prior: neither the method {request.method} nor the gradient {request.gradient} "
             "takes one"
         )
+
+
+def _set_guides(request: Request, takes: set[str], options: dict[str, Any]) -> None:
+    """Checks --path-model, and puts --guide into the method's options."""
+    asked_for = "path_model" in takes
+    if asked_for and request.path_model is None:
+        raise UsageError(
+            f"--path-model: must be given for {request.method}: demo, or the folder of a path "
+            "model (pyxai-fast train-paths makes one)"
+        )
+    if not asked_for and (request.path_model is not None or request.guides):
+        flag = "--path-model" if request.path_model is not None else "--guide"
+        raise UsageError(f"{flag}: the method {request.method} takes none")
+    if request.guides:
+        if "guides" in options:
+            raise UsageError("--guide and --set guides=... say the same thing; give one of them")
+        check_guides("--guide", request.guides)
+        options["guides"] = dict(request.guides)
 
 
 def _set_flags(request: Request, takers: Sequence[tuple[dict[str, Any], set[str]]]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from .errors import ArgumentError
 from .gradients import FreeMCG
-from .paths import BlurPath, StickBreaking
+from .paths import BlurPath, DiffusionPaths, StickBreaking
 
 
 @dataclass(frozen=True)
@@ -75,5 +75,15 @@ COMBINATIONS: dict[str, Combination] = {
         "path",
         BlurPath,
         own_options=_same("max_sigma", "schedule", "boundary"),
+    ),
+    "diffusion_ig": Combination(
+        "integrated_gradients",
+        "path",
+        DiffusionPaths,
+        own_options={
+            "path_model": "model",
+            **_same("n_paths", "guides", "aggregate", "omega", "seed", "numbers"),
+        },
+        needed={"path_model": "which paths there are: a PathModel, a folder of one, or 'demo'"},
     ),
 }

@@ -1,6 +1,7 @@
 """Along which points the slope is taken: one class a path."""
 
 from .blur import BlurPath
+from .diffusion_paths import DiffusionPaths
 from .neighbourhood import GaussianNeighbourhood
 from .path import Path, Trace
 from .quadrature import QUADRATURES, quadrature
@@ -10,6 +11,7 @@ from .straight_line import StraightLine
 __all__ = [
     "QUADRATURES",
     "BlurPath",
+    "DiffusionPaths",
     "GaussianNeighbourhood",
     "Path",
     "StickBreaking",

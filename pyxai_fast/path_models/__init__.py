@@ -1,0 +1,1 @@
+"""Models of paths: what makes paths whose attributions are faithful, or simple, and how to ask."""
