@@ -87,8 +87,9 @@ class PathModel:
         return self._ask(PATHS)(noisy, _levels(noisy, level))
 
     def score(self, guide: str, noisy: Tensor, level: int, ends: Tensor) -> Tensor:
-        """What a guide says of tokens [R, T, P] of a level: the faithfulness or the entropy of the
-        clean path's attributions, [R], in standard deviations from their mean.
+        """What a guide says of tokens [R, T, P] of a level: by how much the faithfulness or the
+        entropy of the clean path's attributions is above the mean of all paths with these ends,
+        [R], in the standard deviation of such paths.
 
         Differentiable with respect to the tokens.
         """

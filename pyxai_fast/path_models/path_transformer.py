@@ -47,6 +47,10 @@ class PathGuide(nn.Module):
 
     The ends are two more tokens, before the first and after the last. Tokens come with themselves
     times the way between the ends: how far the path goes in each step, in the units of codes.
+
+    To first order in the paces a score is linear in the tokens, with coefficients that the ends
+    alone decide: which features should go early, and which late. A small network answers with
+    these, for a few profiles over the steps, and the transformer with the rest.
     """
 
     def __init__(self, config: PathModelConfig) -> None:
@@ -57,21 +61,33 @@ class PathGuide(nn.Module):
         self.into = nn.Linear(config.features + seen, config.width)
         self.of_ends = nn.ModuleList(nn.Linear(seen, config.width) for _ in range(2))
         self.out = _zero(nn.Linear(2 * config.width, 1))
+        self.profiles = nn.Parameter(_profiles(config.points))
+        self.coefficients = nn.Sequential(
+            nn.Linear(2 * seen, config.width),
+            nn.SiLU(),
+            nn.Linear(config.width, config.width),
+            nn.SiLU(),
+            _zero(nn.Linear(config.width, len(self.profiles) * seen)),
+        )
+        self.gain = _zero(nn.Linear(config.width, 1))
 
     def forward(self, noisy: Tensor, level: Tensor, ends: Tensor) -> Tensor:
-        """Scores [R], in standard deviations from their mean, of tokens [R, T, P] with ends
-        [R, 2, C * h * w]."""
+        """Scores [R] of tokens [R, T, P] with ends [R, 2, C * h * w]: how far above the mean of all
+        paths with these ends, in their standard deviation."""
         count, steps = noisy.shape[:2]
         way = (ends[:, 1] - ends[:, 0]).reshape(count, 1, self.channels, -1)
         paces = noisy.reshape(count, steps, self.pace_shape[0], -1)
         gone = (paces * way).reshape(count, steps, -1)
         tokens = self.into(torch.cat([noisy, gone], 2))
-        first, last = (one(ends[:, i]) for i, one in enumerate(self.of_ends))
-        rows, _ = self.body(torch.cat([first[:, None], tokens, last[:, None]], 1), level)
+        start, end = (one(ends[:, i]) for i, one in enumerate(self.of_ends))
+        rows, condition = self.body(torch.cat([start[:, None], tokens, end[:, None]], 1), level)
         rows = _norm(rows)
         seen = torch.cat([rows[:, 1:-1].mean(1), rows[:, 0] + rows[:, -1]], 1)
-        answer: Tensor = self.out(seen)
-        return answer.squeeze(1)
+        linear = self.coefficients(ends.flatten(1)).reshape(count, len(self.profiles), -1)
+        linear = linear * torch.einsum("pt,rtf->rpf", self.profiles, gone)
+        first = linear.sum((1, 2)) * linear.shape[2] ** -0.5
+        answer: Tensor = self.out(seen).squeeze(1) + (1 + self.gain(condition).squeeze(1)) * first
+        return answer
 
 
 class _Body(nn.Module):
@@ -117,6 +133,14 @@ class _Block(nn.Module):
         thought = self.narrower(functional.gelu(self.wider(seen), approximate="tanh"))
         after: Tensor = rows + six[5] * thought
         return after
+
+
+def _profiles(points: int) -> Tensor:
+    """What tokens are weighed with over the steps, to begin with, [3, T]: early against late, all
+    alike, and the ends against the middle."""
+    time = torch.linspace(1, -1, points)
+    three = torch.stack([time, torch.ones(points), time.square() - 0.5])
+    return three / math.sqrt(points)
 
 
 def _norm(rows: Tensor) -> Tensor:

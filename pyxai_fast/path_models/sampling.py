@@ -62,8 +62,8 @@ def sample_paths(
         tokens_{t-1} ~ N(mu + omega * Sigma * g, Sigma),
         g = faithful * grad J_faithful(mu) - sparse * grad J_sparse(mu)
 
-    J are the guides' scores at level t, in standard deviations over the paths that they were
-    trained on, so that weights mean the same for every model. Estimates of clean tokens are clipped
+    J are the guides' scores at level t, in standard deviations over the stick-breaking paths of one
+    input, so that weights mean the same for every model. Estimates of clean tokens are clipped
     to what tokens can be. Without weights no guide is asked, and these are the bits of the
     diffusion model alone.
 

@@ -70,7 +70,9 @@ def train_paths(
 
     First stick-breaking paths from the baseline to pictures are scored: attributions are taken
     along each, and their faithfulness and entropy are what the guides learn to tell from the noisy
-    path. The diffusion model learns to predict the noise of paths (Ho, Jain and Abbeel, 2020,
+    path. What they learn is by how much a path is better than the others of its picture: guidance
+    takes slopes, to which a picture's mean adds nothing, and pictures differ more than their paths
+    do. The diffusion model learns to predict the noise of paths (Ho, Jain and Abbeel, 2020,
     equation 14). What happens in a step depends on the recipe and the step's number alone, so that
     a run that goes on from a checkpoint gives the bits of one that was never stopped.
 
@@ -205,7 +207,7 @@ class _Labelled:
         )
         alphas = draw_concentrations(count, recipe.alphas, generator_of(recipe.seed, "alphas"))
         self.tokens = stick_breaking_tokens(config, alphas, recipe.seed, SCORED)
-        self.labels = torch.empty(0, len(GUIDES))
+        self.labels = self.away = torch.empty(0, len(GUIDES))
         self.n_pictures = len(held), len(trained)
         self.mean, self.deviation = torch.zeros(len(GUIDES)), torch.ones(len(GUIDES))
 
@@ -251,8 +253,9 @@ class _Labelled:
         if not bool(self.labels.isfinite().all()):
             raise ArgumentError("train_paths: the model's answers must be finite, got nan or inf")
         learnt = self.labels[self.measured :]
+        self.away = centred(self.labels, self.of_picture)
         self.mean = learnt.mean(0)
-        self.deviation = learnt.std(0, correction=0).clamp(min=1e-6)
+        self.deviation = self.away[self.measured :].square().mean(0).sqrt().clamp(min=1e-6).float()
         told = ", ".join(
             f"{name} {mean:.3f} +- {deviation:.3f}"
             for name, mean, deviation in zip(
@@ -298,8 +301,8 @@ class _Labelled:
         return torch.stack([first.expand_as(last), last], 1)
 
     def standard(self, rows: Tensor) -> Tensor:
-        """Labels [R, 2] in standard deviations from their mean."""
-        return ((self.labels[rows] - self.mean) / self.deviation).to(self.device)
+        """Labels [R, 2] less their picture's mean, in standard deviations of what is left."""
+        return (self.away[rows].float() / self.deviation).to(self.device)
 
 
 class _Run(TrainingRun):
@@ -389,8 +392,7 @@ class _Run(TrainingRun):
         }
         self.history.append(entry)
         told = ", ".join(
-            f"{name} {found['loss']:.3f} (rank correlation {found['rank_correlation']:.2f}, "
-            f"within pictures {found['within_pictures']:.2f})"
+            f"{name} {found['loss']:.3f} (rank correlation {found['rank_correlation']:.2f})"
             for name, found in guides.items()
         )
         return (
@@ -410,8 +412,8 @@ class _Run(TrainingRun):
         return sum(errors) / len(errors)
 
     def _measure_guides(self, model: PathModel) -> dict[str, dict[str, float]]:
-        """On the clean paths of held-out pictures: how near, and whether they order paths rightly,
-        among all and among those of the same picture."""
+        """On the clean paths of held-out pictures: the mean squared error, which of no answer is
+        about 1, and Spearman's correlation over the paths of one picture."""
         rows = torch.arange(min(self.paths.measured, MOST_MEASURED))
         labels = self.paths.standard(rows).cpu()
         own = self.paths.of_picture[rows]
@@ -424,9 +426,8 @@ class _Run(TrainingRun):
             said = torch.cat(parts).cpu()
             results[name] = {
                 "loss": round(float((said - labels[:, i]).square().mean()), 6),
-                "rank_correlation": round(rank_correlation(said, labels[:, i]), 4),
-                "within_pictures": round(
-                    rank_correlation(_centred(said, own), _centred(labels[:, i], own)), 4
+                "rank_correlation": round(
+                    rank_correlation(centred(said, own), centred(labels[:, i], own)), 4
                 ),
             }
         return results
@@ -463,11 +464,11 @@ class _Run(TrainingRun):
         }
 
 
-def _centred(values: Tensor, groups: Tensor) -> Tensor:
-    """Values [N] less the mean of their group."""
+def centred(values: Tensor, groups: Tensor) -> Tensor:
+    """Values [N, ...] less the mean of their group [N], float64."""
     _, index = groups.unique(return_inverse=True)
-    sums = torch.zeros(int(index.max()) + 1, dtype=torch.float64)
-    counts = torch.zeros_like(sums)
+    sums = values.new_zeros((int(index.max()) + 1, *values.shape[1:]), dtype=torch.float64)
     sums.index_add_(0, index, values.double())
-    counts.index_add_(0, index, torch.ones_like(values, dtype=torch.float64))
-    return values.double() - (sums / counts)[index]
+    counts = index.bincount().reshape(-1, *[1] * (values.dim() - 1))
+    means: Tensor = (sums / counts)[index]
+    return values.double() - means

@@ -38,8 +38,8 @@ class DiffusionPaths:
         n_paths: for each input; each has n_steps points, at least as many as the model's steps.
         guides: weights by name: "faithful" raises what insertion and deletion tell, "sparse" lowers
             the entropy of attributions, and negative weights do the opposite. Scores are in
-            standard deviations over the model's training paths. None: {"faithful": 10, "sparse":
-            5}; {} for none.
+            standard deviations over the stick-breaking paths of one input. None stands for
+            {"faithful": 10, "sparse": 5}, {} for no guidance.
         aggregate: of the paths' attributions, as for StickBreaking: "mean", "median", "variance",
             "probability".
         omega: multiplies all weights.
