@@ -38,7 +38,15 @@ if TYPE_CHECKING:
     from .models.preprocessing import Preprocessing
     from .models.query_error import QueryError
     from .models.target import Targets
-    from .paths import BlurPath, GaussianNeighbourhood, Path, StickBreaking, StraightLine
+    from .path_models import PathModel
+    from .paths import (
+        BlurPath,
+        DiffusionPaths,
+        GaussianNeighbourhood,
+        Path,
+        StickBreaking,
+        StraightLine,
+    )
     from .runtime.cost import Cost
 
 __all__ = [
@@ -50,6 +58,7 @@ __all__ = [
     "Cost",
     "Counterfactual",
     "Counterfactuals",
+    "DiffusionPaths",
     "ExpectedGradients",
     "Explanation",
     "FreeMCG",
@@ -61,6 +70,7 @@ __all__ = [
     "IntegratedGradients",
     "LikelihoodRatio",
     "Path",
+    "PathModel",
     "Preprocessing",
     "QueryError",
     "Saliency",
@@ -102,6 +112,8 @@ _DEFINED_IN = {
     "Targets": "models.target",
     "QueryError": "models.query_error",
     "BlurPath": "paths",
+    "PathModel": "path_models",
+    "DiffusionPaths": "paths",
     "GaussianNeighbourhood": "paths",
     "Path": "paths",
     "StickBreaking": "paths",
@@ -115,6 +127,7 @@ _MODULES = (
     "metrics",
     "models",
     "ops",
+    "path_models",
     "paths",
     "priors",
     "reference",

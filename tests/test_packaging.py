@@ -53,6 +53,7 @@ def test_types_and_weights_are_shipped() -> None:
         "demo/digits_cnn.safetensors",
         "demo/digits_cnn.json",
         "demo/digits_prior/model_index.json",
+        "demo/digits_paths/path_model.json",
     ):
         assert (package / name).is_file(), name
 

@@ -148,14 +148,17 @@ class PacedTrace(ManyPathsTrace):
         weight = weight.reshape(-1, *[1] * (knots.dim() - 1))
         return knots[index] * (1 - weight) + knots[index + 1] * weight
 
-    def write_points(self, piece: Piece, examples: slice, out: Tensor) -> None:
+    def write_points(
+        self, piece: Piece, examples: slice, out: Tensor, position: float | None = None
+    ) -> None:
         ends = self.path_points(piece, examples)
         self._last = piece, examples, ends
-        middles = ((ends[:-1] + ends[1:]) / 2).flatten(0, 1)
+        share = 0.5 if position is None else position
+        points = (ends[:-1] * (1 - share) + ends[1:] * share).flatten(0, 1)
         if self.scale is not None and self.shift is not None:
-            middles = middles * by_channel(self.scale, middles, middles.dtype)
-            middles += by_channel(self.shift, middles, middles.dtype)
-        out.copy_(middles)
+            points = points * by_channel(self.scale, points, points.dtype)
+            points += by_channel(self.shift, points, points.dtype)
+        out.copy_(points)
 
     def add_slopes(self, piece: Piece, grads: Tensor, examples: slice, total: Tensor) -> None:
         ways = self._ways(piece, examples)
