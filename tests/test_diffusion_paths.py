@@ -266,6 +266,7 @@ def test_the_front_door_knows_it_by_name() -> None:
     [
         ({"n_paths": 0}, "n_paths must be an integer >= 1, got 0"),
         ({"max_rows": True}, "max_rows must be an integer >= 1, got True"),
+        ({"omega": float("nan")}, "omega must be a number, got nan"),
         ({"aggregate": "max"}, "aggregate must be one of mean"),
         ({"guides": {"spars": 1.0}}, "did you mean sparse"),
     ],
@@ -295,6 +296,7 @@ def test_calls_that_do_not_fit_say_so() -> None:
 
 def test_paths_in_the_latents_of_an_autoencoder(tmp_path: Any) -> None:
     diffusers = pytest.importorskip("diffusers", reason="the autoencoder is one of diffusers")
+    pytest.importorskip("safetensors", reason="a path model is saved as safetensors")
     from pyxai_fast.path_models.codec import Latents
 
     torch.manual_seed(0)

@@ -30,6 +30,8 @@ from pyxai_fast.path_models.recipe import PathRecipe
 from pyxai_fast.path_models.sampling import check_guides, sample_paths
 from pyxai_fast.paths.paced import GivenPaths
 
+ENDS = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(2))
+
 # --- paces ---------------------------------------------------------------------------------------
 
 
@@ -226,10 +228,26 @@ def test_rows_do_not_hear_each_other() -> None:
         torch.testing.assert_close(model.noise(noisy[i : i + 1], 2), together[i : i + 1])
 
 
+def test_networks_are_compiled_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+
+    def compile(network: nn.Module, mode: str) -> nn.Module:
+        compiled.append(mode)
+        return network
+
+    monkeypatch.setattr(torch, "compile", compile)
+    model = PathModel(path_model().config, compile=True)
+    sample_paths(model, ENDS, 1, {"sparse": 1.0})
+    assert compiled == ["default", "default"]  # those that were asked, once
+    PathModel(path_model().config).noise(torch.zeros(1, 4, 16), 0)
+    assert len(compiled) == 2
+
+
 # --- save and load -------------------------------------------------------------------------------
 
 
 def test_a_path_model_comes_back_as_it_was(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="a path model is saved as safetensors")
     model = path_model()
     model.save_pretrained(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"path_model.json", "path_model.safetensors"}
@@ -247,6 +265,7 @@ def test_a_path_model_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_paths_between_features_need_their_codec_again(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="a path model is saved as safetensors")
     codec = Features(lambda x: x.flatten(1), lambda z: z.reshape(-1, 1, 8, 8))
     path_model(codec=codec, shape=(64,), grid=None).save_pretrained(tmp_path)
     with pytest.raises(ArgumentError, match=r"codec must be given with paths between features"):
@@ -257,6 +276,7 @@ def test_paths_between_features_need_their_codec_again(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="a path model is saved as safetensors")
     with pytest.raises(ModelNotFound, match="train-paths makes one"):
         PathModel.from_pretrained(tmp_path)
     path_model().save_pretrained(tmp_path)
@@ -266,8 +286,6 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
 
 
 # --- sampling ------------------------------------------------------------------------------------
-
-ENDS = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(2))
 
 
 def test_no_guidance_has_the_bits_of_the_diffusion_model_alone() -> None:

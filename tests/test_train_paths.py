@@ -22,8 +22,15 @@ from pyxai_fast.path_models import training
 from pyxai_fast.path_models.codec import Features
 from pyxai_fast.path_models.path_model import PathModel
 from pyxai_fast.path_models.recipe import PathRecipe
-from pyxai_fast.path_models.training import centred, rank_correlation, train_paths
+from pyxai_fast.path_models.training import (
+    centred,
+    rank_correlation,
+    standardised,
+    train_paths,
+)
 from pyxai_fast.runtime.training import TrainingError
+
+pytest.importorskip("safetensors", reason="a path model is saved as safetensors")
 
 CLASSIFIER = """
 import torch
@@ -118,6 +125,14 @@ def test_the_networks_learn(tmp_path: Path) -> None:
 def test_groups_are_centred() -> None:
     values, groups = torch.tensor([[1.0], [2.0], [3.0], [6.0]]), torch.tensor([7, 2, 7, 2])
     assert centred(values, groups).flatten().tolist() == [-1, -2, 1, 2]
+
+
+def test_groups_are_standardised() -> None:
+    values = torch.tensor([[1.0, 5.0], [2.0, 1.0], [3.0, 5.0], [6.0, 3.0], [9.0, 9.0]])
+    found = standardised(values, torch.tensor([7, 2, 7, 2, 1]))
+    half = 0.5**0.5
+    expected = [[-half, 0], [-half, -half], [half, 0], [half, half], [0, 0]]
+    torch.testing.assert_close(found, torch.tensor(expected))
 
 
 def test_rank_correlations() -> None:

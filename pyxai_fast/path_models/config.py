@@ -27,8 +27,8 @@ class PathModelConfig:
         levels: of noise, with DDPM's linear schedule.
         spread: standard deviation of a path's increments, relative to their mean.
         ends: mean and standard deviation of codes, by which the guides see them.
-        scores: of each guide, the mean over the paths that it was trained on and the standard
-            deviation over those of one picture: of faithfulness, and of entropy in nats.
+        scores: mean and standard deviation of what each guide was trained on, over all paths to
+            all pictures: of faithfulness, and of entropy in nats.
         codec: "pixels", "latents" or "features".
     """
 

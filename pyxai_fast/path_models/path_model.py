@@ -27,7 +27,7 @@ PATHS = "paths"
 class PathModel:
     """Paths as diffusion knows them, and what makes one better than another.
 
-    Kim, Lee and Choi, "DiffIG" (2026): an unconditional diffusion model of discretised paths that
+    Kim, Lee and Choi, DiffIG (arXiv 2606.22314, 2026): an unconditional diffusion model of discretised paths that
     predicts the noise, and two regressors, of noisy paths, that tell the faithfulness and the
     complexity of the clean path's attributions.
 
@@ -113,8 +113,7 @@ class PathModel:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes path_model.json, path_model.safetensors and, for latents, the autoencoder."""
-        from safetensors.torch import save_file
-
+        save_file = need_safetensors(folder).save_file
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.contiguous() for name, value in self.networks.state_dict().items()}
@@ -151,12 +150,7 @@ class PathModel:
             raise ModelNotFound(
                 f"{folder}: there is no path model ({CONFIG}); pyxai-fast train-paths makes one"
             )
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise MissingDependency(
-                f"{folder}: safetensors is needed; run: pip install safetensors"
-            ) from error
+        load_file = need_safetensors(folder).load_file
         try:
             config = _config(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
             codec = load_codec(config.codec, folder, codec, torch.device(device))
@@ -174,6 +168,17 @@ class PathModel:
 
 
 WRITTEN = (CONFIG, WEIGHTS, AUTOENCODER)
+
+
+def need_safetensors(folder: str | os.PathLike[str]) -> Any:
+    """The module that reads and writes weights."""
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise MissingDependency(
+            f"{folder}: safetensors is needed; run: pip install safetensors"
+        ) from error
+    return safetensors.torch
 
 
 def _levels(rows: Tensor, level: int) -> Tensor:

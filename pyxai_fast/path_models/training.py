@@ -35,7 +35,7 @@ from .codec import Codec, Pixels
 from .config import GUIDES, PathModelConfig
 from .guide_labels import label_paths
 from .path_data import draw_concentrations, spread_of, stick_breaking_tokens
-from .path_model import PATHS, WRITTEN, PathModel
+from .path_model import PATHS, WRITTEN, PathModel, need_safetensors
 from .recipe import PathRecipe
 
 LABELS = "labels.pt"
@@ -45,6 +45,8 @@ LABELLED_TOGETHER, SAVED_TOGETHER = 256, 1024
 # Where the held-out loss of the noise is measured, in shares of the levels.
 MEASURED_AT = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
 MOST_MEASURED = 2048
+# What differs by less is rounding.
+LEAST_DEVIATION = 1e-5
 # Paths of a batch that share a concentration, and so are drawn together.
 SHARED = 8
 # Of path data: what the diffusion model learns from, what guides do, and what is measured on.
@@ -70,11 +72,12 @@ def train_paths(
 
     First stick-breaking paths from the baseline to pictures are scored: attributions are taken
     along each, and their faithfulness and entropy are what the guides learn to tell from the noisy
-    path. What they learn is by how much a path is better than the others of its picture: guidance
-    takes slopes, to which a picture's mean adds nothing, and pictures differ more than their paths
-    do. The diffusion model learns to predict the noise of paths (Ho, Jain and Abbeel, 2020,
-    equation 14). What happens in a step depends on the recipe and the step's number alone, so that
-    a run that goes on from a checkpoint gives the bits of one that was never stopped.
+    path. What they learn is by how much a path is better than the others of its picture, in the
+    standard deviation of these: guidance takes slopes, to which a picture's mean adds nothing, and
+    pictures differ more than their paths do, in spread too. The diffusion model learns to predict
+    the noise of paths (Ho, Jain and Abbeel, 2020, equation 14). What happens in a step depends on
+    the recipe and the step's number alone, so that a run that goes on from a checkpoint gives the
+    bits of one that was never stopped.
 
     Args:
         pictures: see `pyxai_fast.priors.training_data.load_pictures`.
@@ -95,10 +98,12 @@ def train_paths(
 
     Raises:
         ArgumentError: an argument does not fit, or the folder is taken.
+        MissingDependency: safetensors is not installed.
         TrainingError: the loss is no longer a number.
     """
     out, device = Path(out), torch.device(device)
     codec = Pixels() if codec is None else codec
+    need_safetensors(out)
     check_enough(pictures, LEAST_PICTURES)
     if checkpoint_every < 1:
         raise ArgumentError(
@@ -207,7 +212,7 @@ class _Labelled:
         )
         alphas = draw_concentrations(count, recipe.alphas, generator_of(recipe.seed, "alphas"))
         self.tokens = stick_breaking_tokens(config, alphas, recipe.seed, SCORED)
-        self.labels = self.away = torch.empty(0, len(GUIDES))
+        self.labels = self.standard = torch.empty(0, len(GUIDES))
         self.n_pictures = len(held), len(trained)
         self.mean, self.deviation = torch.zeros(len(GUIDES)), torch.ones(len(GUIDES))
 
@@ -253,9 +258,8 @@ class _Labelled:
         if not bool(self.labels.isfinite().all()):
             raise ArgumentError("train_paths: the model's answers must be finite, got nan or inf")
         learnt = self.labels[self.measured :]
-        self.away = centred(self.labels, self.of_picture)
-        self.mean = learnt.mean(0)
-        self.deviation = self.away[self.measured :].square().mean(0).sqrt().clamp(min=1e-6).float()
+        self.standard = standardised(self.labels, self.of_picture)
+        self.mean, self.deviation = learnt.mean(0), learnt.std(0, correction=0)
         told = ", ".join(
             f"{name} {mean:.3f} +- {deviation:.3f}"
             for name, mean, deviation in zip(
@@ -300,10 +304,6 @@ class _Labelled:
         first = self.config.seen(self.codec.encode(black).float())
         return torch.stack([first.expand_as(last), last], 1)
 
-    def standard(self, rows: Tensor) -> Tensor:
-        """Labels [R, 2] less their picture's mean, in standard deviations of what is left."""
-        return (self.away[rows].float() / self.deviation).to(self.device)
-
 
 class _Run(TrainingRun):
     def __init__(
@@ -337,7 +337,7 @@ class _Run(TrainingRun):
         noisy, noise, levels = self._noised(clean)
         rows = self._labelled_rows()
         seen, _, seen_levels = self._noised(self.paths.tokens[rows].to(self.device))
-        ends, labels = self.paths.ends(rows), self.paths.standard(rows)
+        ends, labels = self.paths.ends(rows), self.paths.standard[rows].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
             answer = self.by_name[PATHS](noisy, levels)
             said = [self.by_name[name](seen, seen_levels, ends) for name in GUIDES]
@@ -415,7 +415,7 @@ class _Run(TrainingRun):
         """On the clean paths of held-out pictures: the mean squared error, which of no answer is
         about 1, and Spearman's correlation over the paths of one picture."""
         rows = torch.arange(min(self.paths.measured, MOST_MEASURED))
-        labels = self.paths.standard(rows).cpu()
+        labels = self.paths.standard[rows]
         own = self.paths.of_picture[rows]
         results = {}
         for i, name in enumerate(GUIDES):
@@ -462,6 +462,19 @@ class _Run(TrainingRun):
                 "pyxai_fast": __version__,
             },
         }
+
+
+def standardised(values: Tensor, groups: Tensor) -> Tensor:
+    """Values [N, K] less the mean of their group [N], over its standard deviation, float32.
+
+    0 in a group that is all the same.
+    """
+    _, index = groups.unique(return_inverse=True)
+    away = centred(values, groups)
+    variances = torch.zeros(int(index.max()) + 1, values.shape[1], dtype=torch.float64)
+    variances.index_add_(0, index, away.square())
+    variances /= (index.bincount() - 1).clamp(min=1)[:, None]
+    return (away / variances.sqrt().clamp(min=LEAST_DEVIATION)[index]).float()
 
 
 def centred(values: Tensor, groups: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +26,7 @@ MOST_ROWS = 4096
 class DiffusionPaths:
     """DiffIG: paths of a diffusion model that was trained on stick-breaking paths, with guidance.
 
-    Kim, Lee and Choi, "Diffusion-generated integration paths" (2026). All paths of all inputs go
+    Kim, Lee and Choi, DiffIG (arXiv 2606.22314, 2026). All paths of all inputs go
     through the reverse diffusion together; two guides shift each step of it, by weights that are
     chosen here and not in training. Points are decoded where gradients are taken, the ends of each
     path being the baseline and the input themselves, so that attributions of the mean add up to the
@@ -34,7 +36,7 @@ class DiffusionPaths:
     explained along its paths too, and is explained completely, but they were not chosen for it.
 
     Args:
-        model: a PathModel, or the folder of one.
+        model: a PathModel, the folder of one, or "demo".
         n_paths: for each input; each has n_steps points, at least as many as the model's steps.
         guides: weights by name: "faithful" raises what insertion and deletion tell, "sparse" lowers
             the entropy of attributions, and negative weights do the opposite. Scores are in
@@ -53,7 +55,7 @@ class DiffusionPaths:
 
     def __init__(
         self,
-        model: PathModel | str,
+        model: PathModel | str | os.PathLike[str],
         n_paths: int = 10,
         guides: Mapping[str, float] | None = None,
         aggregate: str = "mean",
@@ -71,6 +73,9 @@ class DiffusionPaths:
                 raise ArgumentError(
                     f"DiffusionPaths: {name} must be an integer >= 1, got {value!r}"
                 )
+        number = isinstance(omega, (int, float)) and not isinstance(omega, bool)
+        if not number or not math.isfinite(omega):
+            raise ArgumentError(f"DiffusionPaths: omega must be a number, got {omega!r}")
         check_aggregate("DiffusionPaths", aggregate)
         self.guides = check_guides("DiffusionPaths", DEFAULT_GUIDES if guides is None else guides)
         self.model, self.n_paths, self.aggregate = model, operator.index(n_paths), aggregate
