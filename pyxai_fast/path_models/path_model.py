@@ -27,9 +27,9 @@ PATHS = "paths"
 class PathModel:
     """Paths as diffusion knows them, and what makes one better than another.
 
-    Kim, Lee and Choi, DiffIG (arXiv 2606.22314, 2026): an unconditional diffusion model of discretised paths that
-    predicts the noise, and two regressors, of noisy paths, that tell the faithfulness and the
-    complexity of the clean path's attributions.
+    Kim, Lee and Choi, DiffIG (arXiv 2606.22314, 2026): an unconditional diffusion model of
+    discretised paths that predicts the noise, and two regressors, of noisy paths, that tell the
+    faithfulness and the complexity of the clean path's attributions.
 
     What is public of it leaves open what a path's numbers are. Here they are paces (see
     `pyxai_fast.path_models.pace`): how fast each feature of a code goes from the baseline's to the

@@ -26,11 +26,11 @@ MOST_ROWS = 4096
 class DiffusionPaths:
     """DiffIG: paths of a diffusion model that was trained on stick-breaking paths, with guidance.
 
-    Kim, Lee and Choi, DiffIG (arXiv 2606.22314, 2026). All paths of all inputs go
-    through the reverse diffusion together; two guides shift each step of it, by weights that are
-    chosen here and not in training. Points are decoded where gradients are taken, the ends of each
-    path being the baseline and the input themselves, so that attributions of the mean add up to the
-    difference of their scores.
+    Kim, Lee and Choi, DiffIG (arXiv 2606.22314, 2026). All paths of all inputs go through the
+    reverse diffusion together; two guides shift each step of it, by weights that are chosen here
+    and not in training. Points are decoded where gradients are taken, the ends of each path being
+    the baseline and the input themselves, so that attributions of the mean add up to the difference
+    of their scores.
 
     The path model knows the classifier that its guides were trained for. Another one can be
     explained along its paths too, and is explained completely, but they were not chosen for it.
