@@ -72,11 +72,6 @@ class IntegratedGradients(AttributionMethod):
                 "IntegratedGradients: multiply_by_inputs must be True with a path whose "
                 f"attributions are not a mean slope times the way, got False with {self.path!r}"
             )
-        if not multiply_by_inputs and not getattr(self.path, "has_mean_slope", True):
-            raise ArgumentError(
-                "IntegratedGradients: multiply_by_inputs must be True with a path that is no line "
-                f"at a pace for each feature, got False with {self.path!r}"
-            )
 
     @property
     def multiplies_by_inputs(self) -> bool:

@@ -88,6 +88,9 @@ class DiffusionPaths:
             f"aggregate={self.aggregate!r}, seed={self.seed})"
         )
 
+    def start(self, inputs: Tensor, baselines: Tensor) -> Tensor:
+        return baselines
+
     def trace(
         self,
         inputs: Tensor,

@@ -33,6 +33,9 @@ class GivenPaths:
         self.tokens, self.config, self.codec, self.aggregate = tokens, config, codec, aggregate
         self.n_paths, self.complete = tokens.shape[0], aggregate == "mean"
 
+    def start(self, inputs: Tensor, baselines: Tensor) -> Tensor:
+        return baselines
+
     def trace(
         self,
         inputs: Tensor,
