@@ -19,6 +19,7 @@ from pyxai_fast.path_models.guide_labels import entropy
 from pyxai_fast.path_models.pace import progress_of
 from pyxai_fast.path_models.path_model import PathModel
 from pyxai_fast.paths import DiffusionPaths
+from pyxai_fast.paths.many_paths import pieces
 from pyxai_fast.paths.paced import PacedTrace
 
 GUIDES = {"faithful": 2.0, "sparse": 1.0}
@@ -89,7 +90,7 @@ def test_ends_are_the_baseline_and_the_input_themselves(make: Any) -> None:
         knots = trace.knots(path, slice(0, 3), 0, 4)
         assert knots.shape == (5, 3, 1, 8, 8)
         assert torch.equal(knots[-1], pixels) and bool((knots[0] == 0).all())
-        whole = next(trace.pieces(slice(path * 12, path * 12 + 12)))
+        whole = next(pieces(slice(path * 12, path * 12 + 12), 12))
         ends = trace.path_points(whole, slice(0, 3))
         assert torch.equal(ends[-1], pixels) and bool((ends[0] == 0).all())
 
