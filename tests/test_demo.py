@@ -23,7 +23,7 @@ from pyxai_fast.demo import __main__ as demo
 from pyxai_fast.demo import data, model, runs, train
 
 PRIOR = importlib.util.find_spec("diffusers") is not None
-SHOWN = {*METHODS, runs.BLURRED, *((runs.ON_MANIFOLD,) if PRIOR else ())}
+SHOWN = {*METHODS, *runs.PATHS, *((runs.ON_MANIFOLD,) if PRIOR else ())}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -234,20 +234,24 @@ def test_demo_table_is_true(written: Path) -> None:
     with torch.no_grad():
         ends = net(tensors["inputs"])
         black = net(torch.zeros(1, 1, 32, 32)).expand(12, -1)
-        blurred = net(BlurPath(**runs.BLUR).start(tensors["inputs"], torch.tensor(0.0)))
+        blurred = net(BlurPath(**runs.PATHS["blur_ig"]).start(tensors["inputs"], torch.tensor(0.0)))
     starts = {
         "integrated_gradients": black,
         "guided_ig": black,
         runs.REFERRED: ends.mean(0).expand(12, -1),
-        runs.BLURRED: blurred,
+        "blur_ig": blurred,
+        "stick_breaking_ig": black,
+        runs.LEARNT: black,
     }
+    # Learnt paths have at least the steps of their model, 10.
+    points = {"stick_breaking_ig": 4 * 8, runs.LEARNT: 4 * 10}
     for row in rows:
         method = row["method"]
         assert row["seconds_per_input"] > 0
         if method not in starts:
             assert row["completeness_gap"] is None
             continue
-        assert row["gradients"] == 12 * 8
+        assert row["gradients"] == 12 * points.get(method, 8)
         assert row["queries"] >= 12 + 1  # the ends of the paths; one start serves all
         difference = (ends - starts[method]).gather(1, pick).double().squeeze(1)
         gap = tensors[method].double().flatten(1).sum(1) - difference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -58,6 +59,20 @@ def test_attributions_add_up_to_the_difference_of_the_scores(make: Any) -> None:
     many = explained(path, images(), n_steps=96, return_convergence_delta=True)[1]
     assert float(many.abs().max()) < 2e-3
     assert float(many.abs().max()) < float(few.abs().max())
+
+
+@pytest.mark.parametrize("make", [path_model, blurred_model])
+def test_a_tolerance_refines_the_paths_that_were_drawn(make: Any) -> None:
+    path, pixels = DiffusionPaths(make(), 2, GUIDES), images().double()
+    few = explained(path, pixels, classifier().double(), return_convergence_delta=True)[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # none is left above the tolerance
+        maps, gaps = explained(
+            path, pixels, classifier().double(), tolerance=1e-6, return_convergence_delta=True
+        )
+    way = maps.flatten(1).sum(1) - gaps
+    assert bool((gaps.abs() <= 1e-6 * way.abs()).all())
+    assert not bool((few.abs() <= 1e-6 * way.abs()).all())
 
 
 @pytest.mark.parametrize("make", [path_model, blurred_model])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pyxai_fast import ops
 from pyxai_fast.combinations import COMBINATIONS
+from pyxai_fast.demo.path_model import load_demo_path_model
 from pyxai_fast.explanation import Explanation
 from pyxai_fast.front_door import explain
 from pyxai_fast.methods import METHODS
@@ -26,8 +27,14 @@ REPEATS = 3  # timed calls of each run
 ON_MANIFOLD, PARTICLES = "freemcg", 32
 # The method with references: the digits themselves.
 REFERRED = "expected_gradients"
-# A path with options for digits: from the blurred digit, whose strokes are a few pixels wide.
-BLURRED, BLUR = "blur_ig", {"max_sigma": 8.0, "schedule": "geometric"}
+# Paths, with options for digits: from the blurred digit, whose strokes are a few pixels wide; along
+# fewer random paths than by default.
+PATHS: dict[str, dict[str, Any]] = {
+    "blur_ig": {"max_sigma": 8.0, "schedule": "geometric"},
+    "stick_breaking_ig": {"n_paths": 4},
+    "diffusion_ig": {"n_paths": 4},
+}
+LEARNT = "diffusion_ig"
 N_ASCENT = 4  # gradients from each point, of the method that climbs
 COLUMNS = (
     "method",
@@ -94,7 +101,7 @@ def plan(with_prior: bool) -> list[tuple[str, str]]:
     backends = cpu_backends()
     runs = [
         (method, backend)
-        for method in (*METHODS, BLURRED)
+        for method in (*METHODS, *PATHS)
         for backend in (backends if method == COMPARED else backends[:1])
     ]
     return [*runs, (ON_MANIFOLD, backends[0])] if with_prior else runs
@@ -151,8 +158,10 @@ def run(
     }
     if _takes(method, "n_ascent"):
         options["n_ascent"] = N_ASCENT
-    if method == BLURRED:
-        options |= BLUR
+    options |= PATHS.get(method, {})
+    if method == LEARNT:
+        learnt = load_demo_path_model()
+        options |= {"path_model": learnt, "n_steps": max(steps, learnt.config.points)}
     if method == REFERRED:
         options["baselines"] = images
     if method == ON_MANIFOLD:

@@ -17,6 +17,8 @@ from ..path_models.path_model import PathModel
 from ..path_models.sampling import check_guides, sample_paths
 from .aggregation import check_aggregate
 from .paced import PacedTrace, check_paced
+from .quadrature import DEFAULT_RULE
+from .refining_paths import NODES_OF_A_STEP, RefiningPaths
 
 DEFAULT_GUIDES = {"faithful": 10.0, "sparse": 5.0}
 # Paths that go through the networks at once, at most.
@@ -81,6 +83,7 @@ class DiffusionPaths:
         self.model, self.n_paths, self.aggregate = model, operator.index(n_paths), aggregate
         self.omega, self.seed, self.numbers, self.max_rows = omega, seed, numbers, max_rows
         self.complete = aggregate == "mean"
+        self._refined: Tensor = torch.empty(0)
 
     def __repr__(self) -> str:
         return (
@@ -107,6 +110,37 @@ class DiffusionPaths:
         )
         trace.tokens = self.draw(trace.codes, trace.first_codes).to(inputs.device)
         return trace
+
+    def rules(self, n_steps: int) -> list[int]:
+        return [self.n_paths * n_steps * nodes for nodes in NODES_OF_A_STEP]
+
+    def refining(
+        self,
+        inputs: Tensor,
+        baselines: Tensor,
+        n_steps: int,
+        level: int,
+        examples: Tensor,
+        affine: Affine | None = None,
+        stream: int = 0,
+    ) -> RefiningPaths:
+        if level == 0:
+            trace = self.trace(inputs, baselines, n_steps, DEFAULT_RULE, affine, stream)
+            # The first rule has all inputs. Those that go on keep the paths that were drawn then.
+            self._refined = trace.tokens
+        else:
+            trace = PacedTrace(
+                inputs,
+                baselines,
+                n_steps,
+                self.n_paths,
+                self.model.config,
+                self.model.codec,
+                self.aggregate,
+                affine,
+            )
+            trace.tokens = self._refined[:, examples]
+        return RefiningPaths(trace, level)
 
     def draw(self, codes: Tensor, first_codes: Tensor) -> Tensor:
         """Tokens [N, B, T, P] of paths from codes [1 or B, *shape] to codes [B, *shape]."""
