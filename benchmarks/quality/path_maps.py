@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 # Weights of the two guides, (faithful, sparse), of the trade-off.
-GUIDES = tuple((float(f), float(s)) for f in (0, 10, 100) for s in (-20, 0, 20))
+GUIDES = tuple((float(f), float(s)) for s in (-5, 0, 5) for f in (0, 5, 10, 20, 40))
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _learnt(s: Settings, images: Tensor) -> dict[str, Any] | None:
         "path_model": s.path_model,
         "n_steps": s.n_steps,
         "n_paths": 20,
-        "guides": {"faithful": 100.0},
+        "guides": {"faithful": 10.0},
         "seed": s.seed,
     }
 
@@ -92,7 +92,7 @@ MAPS = {
     "spi_p": Map(
         "stick-breaking paths, SPI-P", "alpha 10, 20 paths, from black", _spi("probability")
     ),
-    "diffusion_ig": Map("learnt paths, faithful=100", "20 paths, from black", _learnt),
+    "diffusion_ig": Map("learnt paths, faithful=10", "20 paths, from black", _learnt),
     "geometrically_guided_ig": Map(
         "geometrically guided IG",
         "10 points, 5 gradients each, normalised steps of 0.5",

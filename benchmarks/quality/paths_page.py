@@ -88,7 +88,11 @@ def section(result: dict[str, Any], plot: Path) -> Iterator[str]:
         ),
     )
     machine = result["machine_info"]
-    yield f"{settings['threads']} threads, {machine['cpu']}, torch {machine['torch']}.\n"
+    yield (
+        f"{settings['threads']} threads, {machine['cpu']}, torch {machine['torch']}; load before "
+        f"the run {machine['load_before']} on {machine['cores']} cores. One call each: where the "
+        "load is not near 0, times are no more than an upper bound.\n"
+    )
     if result["guides"]:
         yield "The guides of the learnt paths:\n"
         yield table(

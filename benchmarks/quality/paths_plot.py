@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's colours.
 BLUE, GREY, ORANGE, GREEN = "#0072B2", "#999999", "#D55E00", "#009E73"
-SPARSE = {-20.0: (GREEN, "v"), 0.0: (BLUE, "o"), 20.0: (ORANGE, "^")}
+SPARSE = {-5.0: (GREEN, "v"), 0.0: (BLUE, "o"), 5.0: (ORANGE, "^")}
 
 
 def paths_figure(result: dict[str, Any]) -> Figure:
