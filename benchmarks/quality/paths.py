@@ -148,7 +148,7 @@ def measured(
     if settings.path_model is not None:
         for faithful, sparse in GUIDES:
             chosen = options_of("diffusion_ig", settings, images) or {}
-            chosen["guides"] = {"faithful": faithful, "sparse": sparse}
+            chosen |= {"guides": {"faithful": faithful, "sparse": sparse}, "n_paths": 5}
             guided = judged(mapped(loaded, images, target, chosen).attributions)
             guides.append({"faithful": faithful, "sparse": sparse, **means(guided)})
             print(f"faithful={faithful:g} sparse={sparse:g}: {guides[-1]['diffid']['mean']:.3f}")

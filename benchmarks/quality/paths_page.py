@@ -25,7 +25,8 @@ gradients on the same pictures, and are said where the interval of the differenc
   are kept; the share of pictures that keep their class when the least important go, minus that when
   the most important go. Large is good.
 - Deletion: the area under the probability of the class as pixels turn black, the highest ranked
-  first; small is good. Insertion: as they come back into the blurred picture; large is good.
+  first; small is good. Insertion: as they come back into the blurred picture; large is good. Where
+  the blurred picture keeps its class, insertion tells little.
 - Rankings are by absolute values. Entropy: of the shares of the absolute map, over that of a
   uniform one; small is a sparse map, which is neither good nor bad.
 - Gap: between the sum of the attributions and the difference of the scores, relative to it. Methods
@@ -89,7 +90,7 @@ def section(result: dict[str, Any], plot: Path) -> Iterator[str]:
     )
     machine = result["machine_info"]
     yield (
-        f"{settings['threads']} threads, {machine['cpu']}, torch {machine['torch']}; load before "
+        f"Threads: {settings['threads']}; {machine['cpu']}, torch {machine['torch']}; load before "
         f"the run {machine['load_before']} on {machine['cores']} cores. One call each: where the "
         "load is not near 0, times are no more than an upper bound.\n"
     )
