@@ -244,11 +244,11 @@ def test_nothing_grows_with_the_paths(aggregate: str) -> None:
 
 
 def test_estimated_slopes_give_a_standard_error(x: Tensor) -> None:
-    model, law = Linear(FEATURES).double(), StickBreaking(alpha=2.0, n_paths=3)
-    gradient = LikelihoodRatio(64, 0.1)
+    model, law = Linear(FEATURES).double(), StickBreaking(alpha=2.0, n_paths=2)
+    gradient = LikelihoodRatio(16, 0.1)
     rows = x[:1].expand(400, -1)
     method = IntegratedGradients(model, path=law, gradient=gradient)
-    maps, errors = method.attribute(rows, target=0, n_steps=4, return_standard_error=True)
+    maps, errors = method.attribute(rows, target=0, n_steps=2, return_standard_error=True)
     spread = maps.std(0)
     typical = errors.square().mean(0).sqrt()
     torch.testing.assert_close(typical, spread, rtol=0.25, atol=0)
