@@ -13,10 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +31,7 @@ from lr_contenders import (
     made,
 )
 from machine import machine
-from resident import peak_during
+from resident import peak_during, peak_of_process
 from torch import Tensor, nn
 
 from pyxai_fast import Cost, LikelihoodRatio, Saliency
@@ -83,7 +80,9 @@ def main() -> None:
             (OURS, FEW), (OURS, MANY), (best, FEW), (ALL_AT_ONCE, FEW),
         ):  # fmt: skip
             row = {"case": MODELS[0], "contender": contender, "n_samples": count}
-            row["peak_bytes"] = measured_peak(MODELS[0], contender, count)
+            row["peak_bytes"] = peak_of_process(
+                __file__, "--peak", MODELS[0], contender, str(count)
+            )
             results["peak_bytes"].append(row)
             print(f"  peak memory, {contender}, {count}: {row['peak_bytes'] / 1e6:.1f} MB")
     if options.json:
@@ -176,21 +175,6 @@ def peak(case: Case, contender: str, n_samples: int) -> int:
     model, image = case.model().requires_grad_(False), case.inputs()[:1]
     made(contender, model, image, 0, 200)()
     return peak_during(made(contender, model, image, 0, n_samples))
-
-
-def measured_peak(case: str, contender: str, n_samples: int) -> int:
-    # Blocks from 128 kB on are mapped, and gone when they are freed: what is resident is in use,
-    # where malloc's heap would add free pieces, more or fewer from run to run.
-    mapped = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**17)}
-    done = subprocess.run(
-        [sys.executable, __file__, "--peak", case, contender, str(n_samples)],
-        capture_output=True,
-        text=True,
-        env=mapped,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"peak memory of {contender} failed\n{done.stderr}")
-    return int(json.loads(done.stdout.splitlines()[-1]))
 
 
 def show(result: dict[str, Any]) -> None:

@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,7 @@ import torch
 from bench_integrated_gradients import summary, take_turns
 from ig_cases import CASES, Case
 from machine import machine
-from resident import peak_during
+from resident import peak_during, peak_of_process
 from sb_contenders import ALPHA, OURS, STRAIGHT, made, rivals
 from torch import Tensor, nn
 
@@ -65,7 +62,9 @@ def main() -> None:
         best = results["cases"][0]["rival"]
         for contender, count in ((STRAIGHT, 1), (OURS, 1), (OURS, n_paths), (best, n_paths)):
             row = {"case": MODELS[0], "contender": contender, "n_paths": count}
-            row["peak_bytes"] = measured_peak(MODELS[0], contender, count)
+            row["peak_bytes"] = peak_of_process(
+                __file__, "--peak", MODELS[0], contender, str(count)
+            )
             results["peak_bytes"].append(row)
             print(f"  peak memory, {contender}, {count} paths: {row['peak_bytes'] / 1e6:.1f} MB")
     if options.json:
@@ -113,21 +112,6 @@ def peak(case: Case, contender: str, n_paths: int) -> int:
     model, image = case.model().requires_grad_(False), case.inputs()[:1]
     made(contender, model, image, 0, 1, N_STEPS)()
     return peak_during(made(contender, model, image, 0, n_paths, N_STEPS))
-
-
-def measured_peak(case: str, contender: str, n_paths: int) -> int:
-    # Blocks from 128 kB on are mapped, and gone when they are freed: what is resident is in use,
-    # where malloc's heap would add free pieces, more or fewer from run to run.
-    mapped = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**17)}
-    done = subprocess.run(
-        [sys.executable, __file__, "--peak", case, contender, str(n_paths)],
-        capture_output=True,
-        text=True,
-        env=mapped,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"peak memory of {contender} failed\n{done.stderr}")
-    return int(json.loads(done.stdout.splitlines()[-1]))
 
 
 def show(result: dict[str, Any]) -> None:
