@@ -114,18 +114,18 @@ def image_by_image(model: nn.Module, inputs: Tensor, target: Tensor, n_steps: in
 
 
 @functools.cache
-def pair_module() -> Any:
-    """saliency.core.guided_ig, without the packages that other modules of it need; or None."""
+def pair_module(name: str = "guided_ig") -> Any:
+    """A module of saliency.core, without the packages that others of it need; or None."""
     spec = importlib.util.find_spec("saliency")
     if spec is None or not spec.submodule_search_locations:
         return None
     place = Path(next(iter(spec.submodule_search_locations)))
-    for name, folder in (("saliency", place), ("saliency.core", place / "core")):
-        if name not in sys.modules:
-            package = types.ModuleType(name)
-            package.__path__ = [str(folder)]
-            sys.modules[name] = package
-    module: Any = importlib.import_module("saliency.core.guided_ig")
+    for package, folder in (("saliency", place), ("saliency.core", place / "core")):
+        if package not in sys.modules:
+            made = types.ModuleType(package)
+            made.__path__ = [str(folder)]
+            sys.modules[package] = made
+    module: Any = importlib.import_module(f"saliency.core.{name}")
     module.np = _NumPy()
     return module
 

@@ -13,6 +13,7 @@ from report_counterfactual import counterfactual_section
 from report_geometrically_guided import geometrically_guided_section
 from report_guided_ig import guided_ig_section
 from report_likelihood_ratio import likelihood_ratio_section
+from report_path_methods import path_methods_section
 from report_stick_breaking import stick_breaking_section
 from tables import chunk, mb, median, ms, ratio, size, table, table_of_used, times
 from targets import (
@@ -53,8 +54,9 @@ idle machine, and on a machine with a GPU:
   peak memory; `bench_likelihood_ratio.py` does the same for gradients estimated from answers,
   against a careful PyTorch version, `bench_counterfactual.py` for counterfactuals,
   `bench_guided_ig.py` for Guided IG, against PAIR's saliency too,
-  `bench_geometrically_guided.py` for climbs, against a plain loop too, and
-  `bench_stick_breaking.py` for random paths.
+  `bench_geometrically_guided.py` for climbs, against a plain loop too,
+  `bench_stick_breaking.py` for random paths, and `bench_path_methods.py` for Blur IG, expected
+  gradients and DiffIG.
 - Nothing is timed that is not checked first: on a CPU, native kernels equal the reference bit for
   bit; rivals agree with it closely, or, where they draw numbers of their own, in distribution.
 - Contenders of a setting take turns, and figures are medians. Ops: `3.10x` is a speed-up, our time
@@ -105,6 +107,8 @@ def machine_section(result: dict[str, Any]) -> Iterator[str]:
         yield from guided_ig_section(result["guided_ig"])
     if "stick_breaking" in result:
         yield from stick_breaking_section(result["stick_breaking"])
+    if "path_methods" in result:
+        yield from path_methods_section(result["path_methods"])
     if result.get("ops"):
         yield from ops_section(result["ops"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tables import median, size, table, times
+from tables import against, median, size, table, times
 
 OURS = "ours"
 PAIR = "PAIR saliency, image by image"
@@ -67,8 +67,7 @@ def against_pair(case: dict[str, Any]) -> tuple[str, str]:
     speed_up = case["speed_up_to_pair"]
     if speed_up is None:
         return "not installed", ""
-    word = "met" if speed_up >= AT_LEAST else "missed"
-    return seconds(median(case, PAIR)), f"{times(speed_up)} ({word})"
+    return seconds(median(case, PAIR)), against(speed_up, AT_LEAST)
 
 
 def seconds(value: float) -> str:

@@ -2,7 +2,7 @@
 
     python benchmarks/run.py [--ops [family ...]] [--integrated-gradients]
                              [--geometrically-guided] [--likelihood-ratio] [--counterfactual]
-                             [--guided-ig] [--stick-breaking] [--quick]
+                             [--guided-ig] [--stick-breaking] [--path-methods] [--quick]
 
 With some of the options only that part is measured; the others keep their stored figures.
 """
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--counterfactual", action="store_true", help="only counterfactuals")
     parser.add_argument("--guided-ig", action="store_true", help="only Guided IG")
     parser.add_argument("--stick-breaking", action="store_true", help="only stick-breaking paths")
+    parser.add_argument("--path-methods", action="store_true", help="only other paths")
     parser.add_argument("--quick", action="store_true", help="do they run? Stores nothing")
     options = parser.parse_args()
     parts = (
@@ -46,6 +47,7 @@ def main() -> None:
         "counterfactual",
         "guided_ig",
         "stick_breaking",
+        "path_methods",
     )
     everything = options.ops is None and not any(getattr(options, part) for part in parts)
     families = list(FAMILIES) if everything or options.ops == [] else options.ops or []

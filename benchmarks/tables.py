@@ -41,6 +41,11 @@ def times(value: float) -> str:
     return f"{value:.2f}x"
 
 
+def against(value: float, least: float) -> str:
+    """A speed-up, and whether it is what is wanted."""
+    return f"{times(value)} ({'met' if value >= least else 'missed'})"
+
+
 def table_of_used(head: list[str], rows: list[list[str]]) -> str:
     """A table without the columns that nothing is in."""
     used = [i for i in range(len(head)) if any(row[i].strip(" /") for row in rows)]

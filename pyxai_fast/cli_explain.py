@@ -134,6 +134,7 @@ def explain_files(request: Request) -> int:
         size = model.preprocessing.size
         prior = load_prior(request.prior, device, size, request.prior_options)
     gradient, options = with_prior(prior)
+    numbered = _takes_numbers(request)
     if request.path_model is not None:
         options["path_model"] = load_path_model(request.path_model, device)
     started = time.perf_counter()
@@ -153,6 +154,9 @@ def explain_files(request: Request) -> int:
                 continue
             pixels = pixels.to(device)
             explanation: Explanation | None = None
+            if numbered:
+                # So that a picture's map does not depend on what is explained beside it.
+                options["numbers"] = [first + index for index in kept]
             try:
                 explanation = explain(
                     model.module,
@@ -327,6 +331,16 @@ def _method_options(request: Request) -> dict[str, Any]:
     if request.memory_format != "auto":
         options["memory_format"] = request.memory_format
     return options
+
+
+def _takes_numbers(request: Request) -> bool:
+    """Whether the method's paths are random, and no numbers of the pictures were given."""
+    combination = COMBINATIONS.get(request.method)
+    return (
+        combination is not None
+        and "numbers" in combination.own_options
+        and "numbers" not in request.options
+    )
 
 
 def _takes(method: type) -> set[str]:

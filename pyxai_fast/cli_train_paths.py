@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "diffusers, or of a pipeline in a folder (default: in pixels)",
     )
     add("--grid", type=int, default=16, metavar="N", help="paces each way; 0: one a feature")
-    add("--points", type=int, default=50, metavar="N", help="steps of a path")
+    add("--points", type=int, default=32, metavar="N", help="steps of a path, a power of 2")
     add("--width", type=int, default=320, metavar="N", help="of the transformers")
     add("--heads", type=int, default=10, metavar="N", help="of their attention")
     add("--depth", type=int, default=2, metavar="N", help="their blocks")

@@ -68,7 +68,7 @@ COMBINATIONS: dict[str, Combination] = {
         "integrated_gradients",
         "path",
         StickBreaking,
-        own_options=_same("alpha", "n_paths", "per", "aggregate", "rule", "seed"),
+        own_options=_same("alpha", "n_paths", "per", "aggregate", "rule", "seed", "numbers"),
     ),
     "blur_ig": Combination(
         "integrated_gradients",

@@ -343,8 +343,8 @@ def test_figures_of_climbs_are_a_section() -> None:
     settings = {"dtype": "float32", "threads": 2, "rounds": 7, "agreement": 1e-3}
     text = "\n".join(section.geometrically_guided_section({"settings": settings, "cases": [case]}))
     assert (
-        "| net | 4x1x8x8 | 51 x 20 | 20.0 ms | 200.0 ms | 10.00x | 30.0 ms (4 inputs at a time, "
-        "contiguous) | 1.50x | 15.0 ms | 25% |"
+        "| net | 4x1x8x8 | 51 x 20 | 20.0 ms | 200.0 ms | 10.00x (met) | 30.0 ms (4 inputs at a "
+        "time, contiguous) | 1.50x | 15.0 ms | 25% |"
     ) in text
 
 
@@ -493,9 +493,60 @@ def test_figures_of_stick_breaking_paths_are_a_section() -> None:
     settings = {
         "n_paths": 50, "n_steps": 20, "alpha": 10.0, "dtype": "float32", "threads": 2, "rounds": 5
     }  # fmt: skip
-    peaks = [{"contender": "ours", "n_paths": 50, "peak_bytes": 41_000_000}]
+    peaks = [
+        {"contender": section.STRAIGHT, "n_paths": 1, "peak_bytes": 40_000_000},
+        {"contender": "ours", "n_paths": 50, "peak_bytes": 41_000_000},
+    ]
     text = "\n".join(
         section.stick_breaking_section({"settings": settings, "cases": [case], "peak_bytes": peaks})
     )
     assert "| net | 1x3x8x8 | 2.00 s | 3.00 s (16 at a time, contiguous) | 1.50x | 1.80 s |" in text
     assert "| ours | 50 | 1000 | 41.0 MB |" in text
+    assert "50 paths take 1.02 of the straight line's peak; wanted is at most 1.2 (met)" in text
+
+
+# --- other paths ---------------------------------------------------------------------------------
+
+
+def test_every_version_of_blur_ig_finds_the_same_map() -> None:
+    contenders = pytest.importorskip("path_contenders", reason="the benchmarks are not here")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, stride=2), torch.nn.SiLU(), torch.nn.Flatten(),
+        torch.nn.Linear(36, 3),
+    ).eval()  # fmt: skip
+    images, target = torch.rand(2, 3, 8, 8), torch.tensor([0, 2])
+    calls = contenders.blur_calls(model, images, target, 12)
+    expected = calls[contenders.OURS]()
+    for name in contenders.careful_names():
+        torch.testing.assert_close(calls[name](), expected, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_every_version_of_diffig_draws_from_the_same_paths() -> None:
+    """With noise of their own: what they add up to is the same."""
+    contenders = pytest.importorskip("path_contenders", reason="the benchmarks are not here")
+    from path_model_cases import classifier, images, path_model
+
+    model, pixels, target = classifier(), images(), torch.tensor([0, 1, 2])
+    calls = contenders.diffusion_calls(model, pixels, target, 32, 2, path_model())
+    with torch.no_grad():
+        way = (model(pixels) - model(torch.zeros_like(pixels))).gather(1, target[:, None])[:, 0]
+    for name, call in calls.items():
+        torch.testing.assert_close(call().flatten(1).sum(1), way, rtol=1e-2, atol=1e-2, msg=name)
+
+
+def test_figures_of_other_paths_are_a_section() -> None:
+    section = pytest.importorskip("report_path_methods", reason="the benchmarks are not here")
+    rival, peer = "PyTorch, 8 at a time, contiguous", "PAIR saliency, image by image"
+    case = {
+        "case": "Blur IG", "what": "32 steps", "shape": [8, 3, 4, 4], "rival": rival,
+        "speed_up": 1.5, "peers": {peer: 4.0},
+        "gaps": {"ours": 1e-3, rival: 1e-3, peer: 2e-2},
+        "seconds": {"ours": {"median": 2.0}, rival: {"median": 3.0}, peer: {"median": 8.0}},
+    }  # fmt: skip
+    settings = {"dtype": "float32", "threads": 2, "rounds": 5}
+    text = "\n".join(section.path_methods_section({"settings": settings, "cases": [case]}))
+    assert (
+        "| Blur IG | 32 steps | 8x3x4x4 | 2.00 s | 1.0e-03 | 3.00 s (8 at a time, contiguous) | "
+        "1.50x | PAIR saliency, image by image: 8.00 s, 4.00x, gap 2.0e-02 |"
+    ) in text

@@ -123,6 +123,21 @@ def test_features_that_the_model_ignores_get_nothing() -> None:
     assert bool((attributions[:, 2] == 0).all()) and bool((attributions[:, :2] != 0).any())
 
 
+def test_two_implementations_of_a_function_have_one_map() -> None:
+    def one(x: Tensor) -> Tensor:
+        return (x.flatten(1).square().sum(1) + 1).log()
+
+    def other(x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        return torch.log1p((flat.pow(2) / 2).sum(1) + torch.einsum("ri,ri->r", flat, flat) / 2)
+
+    maps = [
+        IntegratedGradients(model, path=BlurPath(3)).attribute(images(), n_steps=5)
+        for model in (one, other)
+    ]
+    torch.testing.assert_close(*maps)
+
+
 def test_symmetric_images_have_symmetric_attributions() -> None:
     x = images(1)
     x = x + x.flip(3)

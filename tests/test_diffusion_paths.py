@@ -124,6 +124,29 @@ def test_features_that_do_not_change_get_nothing() -> None:
     assert bool((maps[:, :, 2:5] == 0).all()) and bool((maps[:, :, 5:] != 0).all())
 
 
+def test_features_that_the_model_ignores_get_nothing() -> None:
+    def half(x: Tensor) -> Tensor:
+        return x[..., :4].sin().flatten(1).sum(1)
+
+    maps = explained(DiffusionPaths(path_model(), 2, GUIDES), images(), half, target=None)
+    assert bool((maps[..., 4:] == 0).all()) and bool((maps[..., :4] != 0).any())
+
+
+def test_two_implementations_of_a_function_have_one_map() -> None:
+    """Though the guides know another one: they are told of paths and ends alone."""
+
+    def one(x: Tensor) -> Tensor:
+        return (x.flatten(1).square().sum(1) + 1).log()
+
+    def other(x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        return torch.log1p((flat.pow(2) / 2).sum(1) + torch.einsum("ri,ri->r", flat, flat) / 2)
+
+    path, pixels = DiffusionPaths(path_model(), 2, GUIDES), images()
+    found = [explained(path, pixels, model, target=None) for model in (one, other)]
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("make", [path_model, blurred_model])
 def test_chunks_do_not_change_a_bit(make: Any) -> None:
     """Of a model whose gradients do not depend on the batch."""

@@ -107,6 +107,23 @@ def test_chunks_and_batches_change_no_bit() -> None:
     assert_same_bits(method.attribute(x[1:2], target=1, **options), whole[1:2])
 
 
+def test_normalised_moves_do_not_depend_on_the_batch() -> None:
+    """Lengths are sums of many features, whose order must not change with the rows beside them."""
+    features = 3000
+    weights = torch.randn(features, generator=torch.Generator().manual_seed(0))
+
+    def score(x: Tensor) -> Tensor:  # whose gradients do not depend on the batch
+        return (weights * x * x * x).sum(1)
+
+    x = torch.randn(3, features, generator=torch.Generator().manual_seed(1))
+    options = {"n_steps": 9, "n_ascent": 3, "step_size": 0.5, "normalised": True}
+    whole = GeometricallyGuidedIG(score).attribute(x, **options)
+    for rows in (1, 7):
+        part = GeometricallyGuidedIG(score).attribute(x, internal_batch_size=rows, **options)
+        assert_same_bits(part, whole)
+    assert_same_bits(GeometricallyGuidedIG(score).attribute(x[1:2], **options), whole[1:2])
+
+
 def test_normalised_moves_do_not_depend_on_the_scores_scale() -> None:
     model, x = mlp(FEATURES).double(), torch.randn(2, FEATURES).double()
     options = {"target": 1, "n_steps": 5, "n_ascent": 6, "step_size": 0.2, "normalised": True}

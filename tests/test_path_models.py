@@ -101,6 +101,7 @@ def test_a_config_says_what_is_wrong(wrong: dict[str, object], said: str) -> Non
         ({"output": "class"}, "output must be one of logit"),
         ({"heads": 7}, r"width must be a multiple of heads \(7\)"),
         ({"steps": 0}, "steps must be a whole number of at least 1"),
+        ({"points": 10}, "points must be a power of 2, got 10"),
         ({"held_out": 1.0}, "held_out must be between 0 and 1"),
     ],
 )
@@ -135,11 +136,24 @@ def test_the_spread_makes_tokens_of_unit_variance() -> None:
     assert spread_of((3.0, 3.0), 9) == pytest.approx(math.sqrt(8 / 4))
 
 
+def test_steps_of_path_data_are_alike() -> None:
+    """All equally long, and exchangeable: the mean and the variance of a token are those of any."""
+    spread = spread_of((3.0, 3.0), 8)
+    config = PathModelConfig((1, 16, 16), None, points=8, width=4, heads=1, spread=spread)
+    tokens = stick_breaking_tokens(config, torch.full((64,), 3.0), seed=0)
+    of_a_step = tokens.transpose(0, 1).flatten(1)  # 16384 numbers each
+    assert float(of_a_step.mean(1).abs().max()) < 5 / 128
+    assert float((of_a_step.var(1) - 1).abs().max()) < 0.15
+
+
 def test_path_data_depend_on_number_and_concentration_alone() -> None:
     config = PathModelConfig((4,), None, points=4, width=4, heads=1)
     alphas = torch.tensor([1.0, 5.0, 1.0, 2.0])
     all_at_once = stick_breaking_tokens(config, alphas, seed=3)
-    parts = [stick_breaking_tokens(config, alphas[i : i + 1], 3, first=i) for i in range(4)]
+    parts = [
+        stick_breaking_tokens(config, alphas[i : i + 1], 3, numbers=torch.tensor([i]))
+        for i in range(4)
+    ]
     assert torch.equal(all_at_once, torch.cat(parts))
     assert not torch.equal(all_at_once, stick_breaking_tokens(config, alphas, seed=3, part=1))
 

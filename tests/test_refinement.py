@@ -101,9 +101,13 @@ def test_inputs_are_refined_as_they_would_be_alone(path) -> None:
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).double()
     bend = torch.tensor([0.0, 3.0, 1.0, 9.0], dtype=torch.float64)
     targets = torch.tensor([0, 1, 1, 0])
-    method = IntegratedGradients(bent, path=path)
 
     def maps(rows: slice) -> Tensor:
+        # Random paths go by the inputs' numbers.
+        alone = path
+        if isinstance(path, StickBreaking):
+            alone = StickBreaking(2.0, n_paths=3, seed=1, numbers=range(4)[rows])
+        method = IntegratedGradients(bent, path=alone)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return method.attribute(
@@ -115,11 +119,50 @@ def test_inputs_are_refined_as_they_would_be_alone(path) -> None:
             )
 
     whole = maps(slice(None))
-    torch.testing.assert_close(maps(slice(0, 1)), whole[:1])
-    if isinstance(path, StraightLine):  # random paths go by the place in the batch
-        for i in range(4):
-            torch.testing.assert_close(maps(slice(i, i + 1)), whole[i : i + 1])
-    assert_same_bits(maps(slice(0, 4)), whole)
+    for i in range(4):
+        torch.testing.assert_close(maps(slice(i, i + 1)), whole[i : i + 1])
+
+
+def test_random_paths_pay_for_each_node_once() -> None:
+    """1, 3, 7 or 15 nodes in each step, by the input; never more than the rule that the worst of
+    them ends with."""
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).double()
+    bend, counts = torch.tensor([0.0, 3.0, 1.0, 9.0], dtype=torch.float64), torch.zeros(4)
+
+    def model(x: Tensor, bend: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            for i, each in enumerate((0.0, 3.0, 1.0, 9.0)):
+                counts[i] += int((bend == each).sum())
+        return bent(x, bend)
+
+    cost, path = Cost(), StickBreaking(alpha=2.0, n_paths=3, seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        IntegratedGradients(model, path=path).attribute(
+            x, target=0, additional_forward_args=bend, n_steps=6, tolerance=1e-5, cost=cost
+        )
+    of_a_step = (counts / (3 * 6)).tolist()
+    assert set(of_a_step) <= {1.0, 3.0, 7.0, 15.0} and of_a_step[0] == 1 < max(of_a_step)
+    assert cost.gradients == counts.sum() < 4 * counts.max()
+
+
+def test_arguments_for_all_inputs_stay_whole_when_some_inputs_are_done() -> None:
+    """One of three numbers that are no examples', once three inputs are left."""
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
+    bend = torch.tensor([0.0, 9.0, 0.0, 7.0, 8.0], dtype=torch.float64)
+    gains = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+
+    def model(x: Tensor, bend: Tensor, gains: Tensor) -> Tensor:
+        assert gains.shape == (3,)
+        return bent(x * gains, bend)
+
+    def maps(rows: slice) -> Tensor:
+        return IntegratedGradients(model).attribute(
+            x[rows], target=0, additional_forward_args=(bend[rows], gains), tolerance=1e-6,
+            n_steps=300,
+        )  # fmt: skip
+
+    torch.testing.assert_close(maps(slice(None)), torch.cat([maps(slice(0, 4)), maps(slice(4, 5))]))
 
 
 @pytest.mark.parametrize("path", PATHS, ids=repr)

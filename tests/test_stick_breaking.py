@@ -20,6 +20,7 @@ from pyxai_fast import (
     explain,
     ops,
 )
+from pyxai_fast.paths.aggregation import VarianceWeighted
 from pyxai_fast.paths.stick_breaking import FIRST_STREAM, RULES
 
 FEATURES = 6
@@ -174,6 +175,44 @@ def test_aggregates_are_their_definitions(x: Tensor, n_paths: int) -> None:
     torch.testing.assert_close(found("probability"), 1 - normal.cdf(theta))
 
 
+def test_maps_without_variance_are_weighted_alike(x: Tensor) -> None:
+    """Weights are without bound where a map is the same everywhere: one feature, for instance."""
+
+    def score(z: Tensor) -> Tensor:
+        return (z[:, 0] ** 3)[:, None]
+
+    one = torch.tensor([[0.02], [3.0]], dtype=torch.float64)
+    options = {"n_paths": 6, "alpha": 2.0}
+    found = spi(score, aggregate="variance", **options).attribute(one, target=0, n_steps=16)
+    mean = spi(score, **options).attribute(one, target=0, n_steps=16)
+    torch.testing.assert_close(found, mean)
+    ones = torch.ones(2, FEATURES, dtype=torch.float64)
+    flat = spi(lambda z: z.sum(1, keepdim=True), aggregate="variance", n_paths=50)
+    torch.testing.assert_close(flat.attribute(ones, target=0), ones)
+
+
+def test_a_map_without_variance_counts_alone() -> None:
+    statistic = VarianceWeighted(1, 3)
+    for maps in ([[1.0, 5.0]], [[2.0, 2.0]], [[7.0, 3.0]]):
+        statistic.take(slice(0, 1), torch.tensor(maps, dtype=torch.float64))
+    assert statistic.result().tolist() == [[2.0, 2.0]]
+
+
+def test_inputs_with_numbers_have_their_paths_in_every_batch(x: Tensor) -> None:
+    model = mlp(FEATURES).double()
+    together = spi(model, n_paths=3, numbers=[7, 0, 7]).attribute(x, target=1)
+    for i, number in enumerate((7, 0, 7)):
+        alone = spi(model, n_paths=3, numbers=[number]).attribute(x[i : i + 1], target=1)
+        torch.testing.assert_close(alone, together[i : i + 1])
+    plain = spi(model, n_paths=3).attribute(x, target=1)
+    torch.testing.assert_close(
+        plain, spi(model, n_paths=3, numbers=range(3)).attribute(x, target=1)
+    )
+    assert not torch.allclose(plain[0], together[0])
+    with pytest.raises(ValueError, match="numbers must be one for each of the 3 inputs, got 2"):
+        spi(model, numbers=[1, 2]).attribute(x, target=1)
+
+
 def test_a_probability_without_spread_is_one_or_none() -> None:
     model = Linear(40).double()
     x = torch.rand(2, 40, generator=torch.Generator().manual_seed(0)).double()
@@ -292,6 +331,8 @@ def test_what_does_not_go_together_is_refused(x: Tensor) -> None:
     model = mlp(FEATURES).double()
     with pytest.raises(ValueError, match="method must be left alone with StickBreaking"):
         spi(model).attribute(x, target=0, method="trapezoid")
+    with pytest.raises(ValueError, match="rule must be 'middle' with a tolerance"):
+        spi(model, rule="left").attribute(x, target=0, tolerance=0.1)
     with pytest.raises(ValueError, match="create_graph must be False"):
         spi(model).attribute(x, target=0, create_graph=True)
     with pytest.raises(ValueError, match="multiply_by_inputs must be True"):

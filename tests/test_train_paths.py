@@ -18,8 +18,11 @@ from torch import Tensor
 from pyxai_fast.cli import main
 from pyxai_fast.cli_train_paths import add_options
 from pyxai_fast.errors import ArgumentError
+from pyxai_fast.models.preprocessing import Preprocessing
 from pyxai_fast.path_models import training
 from pyxai_fast.path_models.codec import Features
+from pyxai_fast.path_models.guide_labels import faithfulness
+from pyxai_fast.path_models.path_data import stick_breaking_tokens
 from pyxai_fast.path_models.path_model import PathModel
 from pyxai_fast.path_models.recipe import PathRecipe
 from pyxai_fast.path_models.training import (
@@ -28,6 +31,7 @@ from pyxai_fast.path_models.training import (
     standardised,
     train_paths,
 )
+from pyxai_fast.runtime import chunks
 from pyxai_fast.runtime.training import TrainingError
 
 pytest.importorskip("safetensors", reason="a path model is saved as safetensors")
@@ -93,7 +97,7 @@ def test_the_report_says_how(trained: Path) -> None:
     data = report["data"] | {"fingerprint": ""}
     assert data == {
         "source": "blobs",
-        "pictures": 16,
+        "pictures": 8,  # of 16: each with 4 paths at least
         "held_out": 4,
         "paths": 32,
         "held_out_paths": 8,
@@ -109,17 +113,53 @@ def test_the_report_says_how(trained: Path) -> None:
     assert set(report["seconds"]) == {"scoring", "training"}
 
 
-def test_the_networks_learn(tmp_path: Path) -> None:
-    """Tokens of few large jumps are not white noise, and paths of a picture can be told apart."""
+def test_the_guides_learn(tmp_path: Path) -> None:
+    """Which paths of a picture are better, on pictures that were held out."""
     recipe = replace(TINY, steps=200, learning_rate=1e-2, paths=120, ema=0.9, alphas=(1.0, 2.0))
     report = run(tmp_path, recipe, checkpoint_every=200)
-    for guide in report["guides"].values():  # on paths to pictures that were held out
+    for guide in report["guides"].values():
         assert guide["loss"] < 0.9 and guide["rank_correlation"] > 0.2
-    untrained = PathModel(PathModel.from_pretrained(tmp_path).config)
-    assert report["held_out_noise"] < 1
-    trained = weights(tmp_path)
-    for name, value in untrained.networks.state_dict().items():
-        assert not torch.equal(trained[name], value)
+
+
+def test_the_diffusion_model_learns(tmp_path: Path) -> None:
+    """Steps of few large jumps are told from noise, better than by what is known untrained: how
+    much noise there is."""
+    few = {"grid": 2, "width": 32, "levels": 30, "paths": 120, "alphas": (1.0, 2.0)}
+    recipe = replace(TINY, **few, steps=500, learning_rate=1e-2, batch_size=32, ema=0.9)
+    run(tmp_path, recipe, checkpoint_every=500)
+    trained = PathModel.from_pretrained(tmp_path)
+    tokens = stick_breaking_tokens(trained.config, torch.full((256,), 1.5), seed=99, part=7)
+    noise = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(0))
+    for level in (3, 6):
+        share = float(trained.shares[level])
+        noisy = share**0.5 * tokens + (1 - share) ** 0.5 * noise
+        before, after = (
+            float((model.noise(noisy, level) - noise).square().mean())
+            for model in (PathModel(trained.config), trained)
+        )
+        assert after < 0.95 * before
+
+
+def test_pictures_are_left_out_rather_than_told_nothing_of(tmp_path: Path) -> None:
+    """A picture with a single path has no better and no worse."""
+    report = run(tmp_path, replace(TINY, paths=20, steps=1))
+    assert report["data"]["pictures"] == 4 and report["data"]["paths"] == 16
+    with pytest.raises(ArgumentError, match="paths must leave at least 4 to train on, got 4"):
+        run(tmp_path, replace(TINY, paths=4), overwrite=True)
+
+
+def test_pictures_are_scored_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images, asked = classifier(), blobs().pixels, []
+    target, maps = model(images).argmax(1), torch.rand(20, 1, 8, 8)
+
+    def counted(rows: Tensor) -> Tensor:
+        asked.append(len(rows))
+        return model(rows)
+
+    whole = faithfulness(model, images, 0.0, maps, target)
+    monkeypatch.setattr(chunks, "CPU_CHUNK_BYTES", 2**14)
+    torch.testing.assert_close(faithfulness(counted, images, 0.0, maps, target), whole)
+    assert sum(asked) == 2 * 9 * 20 and max(asked[2:]) < 180
 
 
 def test_groups_are_centred() -> None:
@@ -216,6 +256,21 @@ def test_nothing_is_replaced_without_being_asked(trained: Path, tmp_path: Path) 
     run(tmp_path, replace(TINY, seed=1, steps=1), overwrite=True)
 
 
+def test_another_classifier_or_codec_is_noticed(trained: Path, tmp_path: Path) -> None:
+    other = classifier().requires_grad_(False)
+    other[-1].weight.mul_(-1)
+    half = Features(lambda x: x.flatten(1)[:, ::2], lambda z: z.repeat_interleave(2, 1))
+    said = "is of another classifier, preprocessing or autoencoder"
+    with pytest.raises(ArgumentError, match=said):
+        run(trained, model=other, resume=True)
+    with pytest.raises(ArgumentError, match=said):
+        run(trained, codec=half, resume=True)
+    with pytest.raises(Stopped):
+        run(tmp_path, say=stopping("40 paths scored"))
+    with pytest.raises(ArgumentError, match=said):
+        run(tmp_path, preprocessing=Preprocessing((0.5,), (0.5,), channels=1), resume=True)
+
+
 def test_the_callers_random_numbers_are_left_alone(tmp_path: Path) -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
@@ -306,6 +361,7 @@ def test_guides_on_the_command_line_change_the_map(
         maps.append(np.load(out / "a.npz")["attributions"])
         settings = json.loads((out / "run.json").read_text())["settings"]
         assert settings["path_model"] == f"{by_command}/paths"
+    # The first has the default guides, the second none of them, the third one of them alone.
     assert not np.array_equal(maps[0], maps[1]) and not np.array_equal(maps[1], maps[2])
     for words, said in (
         (f"{base} --out x", "--path-model: must be given for diffusion_ig"),

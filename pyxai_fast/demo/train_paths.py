@@ -29,7 +29,7 @@ from pyxai_fast.runtime.training import REPORT
 # Few paces, of 8 pixels each way, so that a few thousand paths tell which of them should go first.
 RECIPE = PathRecipe(
     grid=4,
-    points=10,
+    points=8,
     width=64,
     heads=4,
     depth=1,

@@ -18,6 +18,7 @@ from ..models.preprocessing import Preprocessing
 from ..models.score import ForwardFunc, RowScore, Score
 from ..paths import Trace
 from ..paths.climbing_points import ClimbingPoints
+from ..paths.row_sums import row_sums
 from ..reference.path import compute_dtype
 from ..runtime.chunks import Chunk, length
 from ..runtime.cost import Cost
@@ -327,7 +328,7 @@ class ClimbingRun(Run):
             wide = grad.double()
             if scale is not None:
                 wide = wide * scale.view(-1, *[1] * (grad.dim() - 2))
-            squares = squares + wide.flatten(1).square().sum(1)
+            squares = squares + row_sums(wide.flatten(1).square())[:, 0]
         assert isinstance(squares, Tensor)
         norms = squares.sqrt()
         return torch.where(norms > 0, self.climb.step_size / norms, 0.0)

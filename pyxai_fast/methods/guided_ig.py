@@ -52,7 +52,8 @@ class GuidedIG(AttributionMethod):
 
     Attributions add up to s(x) - s(x') as far as n steps go. All inputs of a batch step together,
     with one call of the model a step for as many as memory holds. For a tuple of inputs the
-    features of all tensors are ranked together.
+    features of all tensors are ranked together. There is no `tolerance`: with other steps the path
+    is another, along which the gradients of this one were not taken.
 
     Args:
         forward_func, gradient, memory_format, output, select_output, preprocessing: see

@@ -64,6 +64,11 @@ class Score:
         elif not isinstance(additional_forward_args, tuple):
             additional_forward_args = (additional_forward_args,)
         self.additional_forward_args = additional_forward_args
+        # Told here, where the batch is whole: one of some examples may be as long by chance.
+        self._by_example = tuple(
+            isinstance(arg, Tensor) and arg.dim() > 0 and arg.shape[0] == batch
+            for arg in additional_forward_args
+        )
         self.output = output
         self.select_output = select_output
         self.affines = affines
@@ -96,15 +101,15 @@ class Score:
         part.targets = tuple(
             t[examples.to(t.device)] if isinstance(t, Tensor) else t for t in self.targets
         )
-        part.additional_forward_args = tuple(
-            arg[examples.to(arg.device)] if self._has_rows(arg) else arg
-            for arg in self.additional_forward_args
-        )
+        part.additional_forward_args = self.args_of(examples)
         return part
 
-    def _has_rows(self, arg: Any) -> bool:
-        """Whether an additional argument has a row for each example."""
-        return isinstance(arg, Tensor) and arg.dim() > 0 and arg.shape[0] == self.batch
+    def args_of(self, examples: Tensor) -> tuple[Any, ...]:
+        """The additional arguments, with a row for each of these examples where they have rows."""
+        return tuple(
+            arg[examples.to(arg.device)] if by_example else arg
+            for arg, by_example in zip(self.additional_forward_args, self._by_example, strict=True)
+        )
 
     def outputs(self, inputs: tuple[Tensor, ...], args: tuple[Any, ...]) -> Tensor:
         """The model's (converted) outputs [R, ...] for rows of inputs."""
@@ -169,7 +174,7 @@ class RowScore:
         self.example = example
         self.numbers = numbers
         self.targets = tuple(t[example] if isinstance(t, Tensor) else t for t in score.targets)
-        self.args = tuple(self._of_rows(arg) for arg in score.additional_forward_args)
+        self.args = score.args_of(example)
 
     def __len__(self) -> int:
         return self.example.shape[0]
@@ -179,9 +184,6 @@ class RowScore:
         return RowScore(
             self.score, self.example[rows].repeat(copies), self.numbers[rows].repeat(copies)
         )
-
-    def _of_rows(self, arg: Any) -> Any:
-        return arg[self.example.to(arg.device)] if self.score._has_rows(arg) else arg
 
     def outputs(self, inputs: tuple[Tensor, ...]) -> Tensor:
         return self.score.outputs(inputs, self.args)

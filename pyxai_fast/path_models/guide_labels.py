@@ -24,7 +24,10 @@ from torch import Tensor
 from .. import ops
 from ..methods import IntegratedGradients
 from ..models.preprocessing import Preprocessing
+from ..models.score import owner_of
 from ..paths.paced import GivenPaths
+from ..runtime.chunks import Chunk, ChunkPlanner, length, run_chunks
+from ..runtime.cost import Cost
 from .codec import Codec
 from .config import PathModelConfig
 
@@ -69,12 +72,21 @@ def faithfulness(
             "scale": preprocessing.scale.to(inputs.device),
             "shift": preprocessing.shift.to(inputs.device),
         }
-    classes = target.to(inputs.device).repeat(len(steps))[:, None]
+    classes = target.to(inputs.device)
 
     def confidence(start: Tensor, other: Tensor) -> Tensor:
-        logits = model(ops.rank_mask(start, other, ranks, steps, **affine))
-        found = logits.double().softmax(1).gather(1, classes)
-        return found.reshape(len(steps), -1).mean(0)
+        found = torch.zeros(len(steps), len(inputs), dtype=torch.float64, device=inputs.device)
+
+        def ask(chunk: Chunk) -> None:
+            some, shares = chunk.examples, chunk.steps
+            rows = ops.rank_mask(start[some], other[some], ranks[some], steps[shares], **affine)
+            chosen = classes[some].repeat(length(shares))[:, None]
+            told = model(rows).double().softmax(1).gather(1, chosen)
+            found[shares, some] = told.reshape(length(shares), -1)
+
+        work = Chunk(slice(0, len(inputs)), slice(0, len(steps)))
+        run_chunks(work, ChunkPlanner(owner_of(model), (inputs,), None, "ranked"), ask, Cost())
+        return found.mean(0)
 
     return confidence(base, inputs) - confidence(inputs, base)
 

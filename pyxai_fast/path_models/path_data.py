@@ -14,7 +14,11 @@ DATA_STREAM = 2**14 + 2**12
 
 
 def stick_breaking_tokens(
-    config: PathModelConfig, concentrations: Tensor, seed: int, part: int = 0, first: int = 0
+    config: PathModelConfig,
+    concentrations: Tensor,
+    seed: int,
+    part: int = 0,
+    numbers: Tensor | None = None,
 ) -> Tensor:
     """Tokens of one path for each concentration.
 
@@ -26,7 +30,7 @@ def stick_breaking_tokens(
         concentrations: alpha > 0 of each path, [R]. Rows of the same one are drawn together.
         seed: of the paths.
         part: of the data; different parts have different paths.
-        first: the number of the first path.
+        numbers: of the paths, [R]; 0, 1, ... by default.
 
     Returns:
         [R, T, P] float32.
@@ -34,6 +38,7 @@ def stick_breaking_tokens(
     count, steps, features = len(concentrations), config.points, config.features
     key = ops.random_key(seed, DATA_STREAM + part)
     tokens = torch.empty(count, steps, features)
+    numbers = torch.arange(count) if numbers is None else numbers
     for alpha in concentrations.unique().tolist():
         rows = (concentrations == alpha).nonzero()[:, 0]
         begin, end = (
@@ -44,7 +49,7 @@ def stick_breaking_tokens(
                 concentration=alpha,
                 n_steps=steps,
                 position=place,
-                examples=rows + first,
+                examples=numbers[rows],
             ).reshape(steps, len(rows), features)
             for place in (0.0, 1.0)
         )

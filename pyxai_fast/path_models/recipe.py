@@ -21,7 +21,7 @@ class PathRecipe:
 
     Args:
         grid: side of the grid of paces; 0 gives every feature of a code its own.
-        points: T, steps of a path.
+        points: T, steps of a path; a power of 2, so that all of them are equally long.
         width, heads, depth: of each transformer.
         levels: of noise.
         alphas: range of the concentrations of the stick-breaking paths.
@@ -41,7 +41,7 @@ class PathRecipe:
     """
 
     grid: int = 16
-    points: int = 50
+    points: int = 32
     width: int = 320
     heads: int = 10
     depth: int = 2
@@ -65,6 +65,7 @@ class PathRecipe:
         counts = ("points", "width", "heads", "depth", "levels", "paths", "steps", "batch_size")
         for name in counts:
             self._require(name, _is_count(getattr(self, name), 1), "a whole number of at least 1")
+        self._require("points", self.points & (self.points - 1) == 0, "a power of 2")
         for name in ("grid", "warm_up", "seed"):
             self._require(name, _is_count(getattr(self, name), 0), "a whole number of at least 0")
         for name in ("learning_rate", "gradient_clip"):

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import ArgumentError
+from ..methods import IntegratedGradients
 from ..models.preprocessing import Preprocessing
 from ..priors.training_data import Pictures, check_enough
 from ..runtime.progress import progress_bar
@@ -42,6 +43,10 @@ LABELS = "labels.pt"
 LEAST_PICTURES = 10
 # Paths scored at a time: what is lost at most when labelling is interrupted, by a few of these.
 LABELLED_TOGETHER, SAVED_TOGETHER = 256, 1024
+# Of a picture that is trained on, so that it can be told which of them are better.
+LEAST_PATHS = 4
+# Pictures whose answers and codes tell classifiers and codecs apart, and how closely.
+PROBED, CLOSE = 4, 1e-3
 # Where the held-out loss of the noise is measured, in shares of the levels.
 MEASURED_AT = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
 MOST_MEASURED = 2048
@@ -127,13 +132,15 @@ def train_paths(
         overwrite,
         unfinished=(LABELS, CHECKPOINT),
     )
+    probe = _probe(pictures, model, preprocessing, codec, device)
     if finished is not None:
+        check_same_probe(out, finished.get("probe"), probe)
         say(f"{out} is finished")
         return finished
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         config = _config_of(pictures, recipe, codec, device)
-        data = _Labelled(pictures, recipe, kept_back, config, codec, device)
+        data = _Labelled(pictures, recipe, kept_back, config, codec, device, probe)
         data.label(model, preprocessing, out / LABELS, progress, say)
         run = _Run(data, recipe, config, codec, pictures.fingerprint, device)
         drive(
@@ -180,11 +187,45 @@ def _config_of(
     )
 
 
+def _probe(
+    pictures: Pictures,
+    model: Callable[[Tensor], Tensor],
+    preprocessing: Preprocessing | None,
+    codec: Codec,
+    device: torch.device,
+) -> list[float]:
+    """What the classifier says of some pictures, and where their codes lie: a run that goes on
+    must have the same of both."""
+    pixels = pictures.take(torch.arange(min(PROBED, len(pictures)))).to(device)
+    answers = IntegratedGradients(model, preprocessing=preprocessing).outputs(pixels)
+    check_finite(answers)
+    codes = codec.encode(pixels).double().flatten(1)
+    told = torch.cat([answers.double().flatten(), codes.mean(1), codes.std(1, correction=0)])
+    return [float(f"{value:.6g}") for value in told.tolist()]
+
+
+def check_finite(answers: Tensor) -> None:
+    if not bool(answers.isfinite().all()):
+        raise ArgumentError("train_paths: the model's answers must be finite, got nan or inf")
+
+
+def check_same_probe(where: Path, then: Any, now: list[float]) -> None:
+    """Raises where a classifier, its preprocessing or a codec is not the one of before."""
+    same = isinstance(then, list) and len(then) == len(now)
+    if not same or not torch.allclose(torch.tensor(then), torch.tensor(now), CLOSE, CLOSE):
+        raise ArgumentError(
+            f"train_paths: {where} is of another classifier, preprocessing or autoencoder; "
+            "overwrite it or name another folder"
+        )
+
+
 class _Labelled:
     """Paths with pictures at their ends, and what attributions along them are like.
 
-    Path j belongs to picture j of its part, counted round and round; held-out pictures have as
-    large a share of the paths as of the pictures, at least 2 each.
+    Path j belongs to picture j of its part, counted round and round. Held-out pictures have as
+    large a share of the paths as of the pictures, at least 2 each; those that are trained on have
+    at least 4 each, and where there are too many pictures for that, some are left out. Tokens are
+    drawn when they are asked for: a path is its number.
     """
 
     def __init__(
@@ -195,14 +236,22 @@ class _Labelled:
         config: PathModelConfig,
         codec: Codec,
         device: torch.device,
+        probe: list[float],
     ) -> None:
         self.pictures, self.recipe, self.config, self.codec = pictures, recipe, config, codec
+        self.probe = probe
         self.device, self.seconds = device, 0.0
         order = torch.randperm(len(pictures), generator=generator_of(recipe.seed, "split"))
         held, trained = order[:kept_back], order[kept_back:]
         self.measured = max(1, round(recipe.paths * kept_back / len(pictures)))
+        self.trained = recipe.paths - self.measured
+        if self.trained < LEAST_PATHS:
+            raise ArgumentError(
+                f"train_paths: paths must leave at least {LEAST_PATHS} to train on, got "
+                f"{recipe.paths} with {self.measured} of them held out"
+            )
         held = held[: max(1, self.measured // 2)]
-        self.trained = max(1, recipe.paths - self.measured)
+        trained = trained[: self.trained // LEAST_PATHS]
         count = self.measured + self.trained
         self.of_picture = torch.cat(
             [
@@ -210,11 +259,17 @@ class _Labelled:
                 trained[torch.arange(self.trained) % len(trained)],
             ]
         )
-        alphas = draw_concentrations(count, recipe.alphas, generator_of(recipe.seed, "alphas"))
-        self.tokens = stick_breaking_tokens(config, alphas, recipe.seed, SCORED)
+        generator = generator_of(recipe.seed, "alphas")
+        self.alphas = draw_concentrations(count, recipe.alphas, generator)
         self.labels = self.standard = torch.empty(0, len(GUIDES))
         self.n_pictures = len(held), len(trained)
         self.mean, self.deviation = torch.zeros(len(GUIDES)), torch.ones(len(GUIDES))
+
+    def tokens(self, rows: Tensor) -> Tensor:
+        """[R, T, P], of paths by number."""
+        return stick_breaking_tokens(
+            self.config, self.alphas[rows], self.recipe.seed, SCORED, numbers=rows
+        )
 
     def label(
         self,
@@ -232,6 +287,7 @@ class _Labelled:
                     f"train_paths: {path} holds scores of another recipe or of other pictures; "
                     "overwrite it or name another folder"
                 )
+            check_same_probe(path, found.get("probe"), self.probe)
             self.labels, self.seconds = found["labels"], found["seconds"]
             if len(self.labels) < count:
                 say(f"going on from path {len(self.labels)} of {count}")
@@ -240,23 +296,24 @@ class _Labelled:
         try:
             while (first := len(self.labels)) < count:
                 began = time.perf_counter()
-                rows = slice(first, min(first + LABELLED_TOGETHER, count))
+                rows = torch.arange(first, min(first + LABELLED_TOGETHER, count))
                 pixels = self.pictures.take(self.of_picture[rows]).to(self.device)
-                scored = self._score(model, preprocessing, pixels, self.tokens[rows])
+                scored = self._score(model, preprocessing, pixels, self.tokens(rows))
                 self.labels = torch.cat([self.labels, scored])
                 self.seconds += time.perf_counter() - began
                 bar.update(len(scored))
-                if len(self.labels) % SAVED_TOGETHER < LABELLED_TOGETHER or rows.stop == count:
+                done = len(self.labels)
+                if done % SAVED_TOGETHER < LABELLED_TOGETHER or done == count:
                     state = {
                         "of": self._identity(),
+                        "probe": self.probe,
                         "labels": self.labels,
                         "seconds": self.seconds,
                     }
                     write_whole(path, functools.partial(torch.save, state))
         finally:
             bar.close()
-        if not bool(self.labels.isfinite().all()):
-            raise ArgumentError("train_paths: the model's answers must be finite, got nan or inf")
+        check_finite(self.labels)
         learnt = self.labels[self.measured :]
         self.standard = standardised(self.labels, self.of_picture)
         self.mean, self.deviation = learnt.mean(0), learnt.std(0, correction=0)
@@ -269,7 +326,7 @@ class _Labelled:
         say(f"{count} paths scored: {told}, {self.seconds:.0f} s")
 
     def _identity(self) -> str:
-        """Of everything that decides the scores, but for the classifier."""
+        """Of everything that decides the scores, but for what the probe tells."""
         names = ("grid", "points", "alphas", "paths", "baseline", "output", "held_out", "seed")
         recipe = {name: getattr(self.recipe, name) for name in names}
         return json.dumps([recipe, self.codec.kind, self.pictures.fingerprint])
@@ -281,9 +338,7 @@ class _Labelled:
         pixels: Tensor,
         tokens: Tensor,
     ) -> Tensor:
-        with torch.no_grad():
-            seen = pixels if preprocessing is None else preprocessing.normalise(pixels)
-            target = model(seen).argmax(1)
+        target = IntegratedGradients(model, preprocessing=preprocessing).outputs(pixels).argmax(1)
         return label_paths(
             model,
             pixels,
@@ -336,7 +391,7 @@ class _Run(TrainingRun):
         clean = self._fresh_paths()
         noisy, noise, levels = self._noised(clean)
         rows = self._labelled_rows()
-        seen, _, seen_levels = self._noised(self.paths.tokens[rows].to(self.device))
+        seen, _, seen_levels = self._noised(self.paths.tokens(rows).to(self.device))
         ends, labels = self.paths.ends(rows), self.paths.standard[rows].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
             answer = self.by_name[PATHS](noisy, levels)
@@ -357,8 +412,8 @@ class _Run(TrainingRun):
         generator = generator_of(recipe.seed, "fresh", self.step)
         kinds = draw_concentrations(-(-recipe.batch_size // SHARED), recipe.alphas, generator)
         alphas = kinds.repeat_interleave(SHARED)[: recipe.batch_size]
-        first = self.step * recipe.batch_size
-        tokens = stick_breaking_tokens(self.config, alphas, recipe.seed, FRESH, first)
+        numbers = torch.arange(recipe.batch_size) + self.step * recipe.batch_size
+        tokens = stick_breaking_tokens(self.config, alphas, recipe.seed, FRESH, numbers)
         return tokens.to(self.device)
 
     def _labelled_rows(self) -> Tensor:
@@ -420,7 +475,7 @@ class _Run(TrainingRun):
         results = {}
         for i, name in enumerate(GUIDES):
             parts = [
-                model.score(name, self.paths.tokens[some].to(self.device), 0, self.paths.ends(some))
+                model.score(name, self.paths.tokens(some).to(self.device), 0, self.paths.ends(some))
                 for some in rows.split(LABELLED_TOGETHER)
             ]
             said = torch.cat(parts).cpu()
@@ -447,6 +502,7 @@ class _Run(TrainingRun):
             "codec": self.codec.kind,
             "parameters": sum(p.numel() for p in self.network.parameters()),
             "scores": self.config.scores,
+            "probe": self.paths.probe,
             "held_out_noise": last["held_out_noise"],
             "guides": last["guides"],
             "history": self.history,

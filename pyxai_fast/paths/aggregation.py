@@ -64,17 +64,23 @@ class VarianceWeighted:
         self._batch = batch
         self._sum: Tensor | None = None
         self._weights: Tensor | None = None
+        self._least: Tensor | None = None
 
     def take(self, examples: slice, maps: Tensor) -> None:
         lead = maps.dim() - 1
-        if self._sum is None or self._weights is None:
+        if self._sum is None or self._weights is None or self._least is None:
             self._sum = maps.new_zeros((self._batch, *maps.shape[1:]))
             self._weights = maps.new_zeros((self._batch, *[1] * lead))
+            self._least = torch.full_like(self._weights, math.inf)
         variance = maps.flatten(1).var(1, correction=0).reshape(-1, *[1] * lead)
-        # A map that is the same everywhere is 0 everywhere but for linear models: it is certain.
-        weight = 1 / variance.clamp(min=torch.finfo(torch.float64).tiny)
-        self._sum[examples] += weight * maps
-        self._weights[examples] += weight
+        # A map that is the same everywhere is certain: beside it, no other counts.
+        variance = variance.clamp(min=torch.finfo(torch.float64).tiny)
+        # Weights are shares of the greatest so far, so that none overflows.
+        least = torch.minimum(self._least[examples], variance)
+        shrunk, weight = least / self._least[examples], least / variance
+        self._sum[examples] = self._sum[examples] * shrunk + weight * maps
+        self._weights[examples] = self._weights[examples] * shrunk + weight
+        self._least[examples] = least
 
     def result(self) -> Tensor:
         assert self._sum is not None and self._weights is not None

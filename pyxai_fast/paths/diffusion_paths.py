@@ -16,6 +16,7 @@ from ..models.preprocessing import Affine
 from ..path_models.path_model import PathModel
 from ..path_models.sampling import check_guides, sample_paths
 from .aggregation import check_aggregate
+from .many_paths import numbers_of
 from .paced import PacedTrace, check_paced
 from .quadrature import DEFAULT_RULE
 from .refining_paths import NODES_OF_A_STEP, RefiningPaths
@@ -144,14 +145,6 @@ class DiffusionPaths:
 
     def draw(self, codes: Tensor, first_codes: Tensor) -> Tensor:
         """Tokens [N, B, T, P] of paths from codes [1 or B, *shape] to codes [B, *shape]."""
-        numbers = None
-        if self.numbers is not None:
-            if len(self.numbers) != len(codes):
-                raise ArgumentError(
-                    f"DiffusionPaths: numbers must be one for each of the {len(codes)} inputs, got "
-                    f"{len(self.numbers)}"
-                )
-            numbers = torch.tensor(list(self.numbers))
         return sample_paths(
             self.model,
             self.model.ends(codes, first_codes),
@@ -159,7 +152,7 @@ class DiffusionPaths:
             self.guides,
             omega=self.omega,
             seed=self.seed,
-            numbers=numbers,
+            numbers=numbers_of("DiffusionPaths", self.numbers, len(codes)),
             max_rows=self.max_rows,
         )
 

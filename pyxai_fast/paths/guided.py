@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from .row_sums import row_sums
+
 # Features that are no further than this from where they may go have arrived.
 ARRIVED = {torch.float32: 1e-6, torch.float64: 1e-12}
-# Rows are summed in blocks of so many features, which no other row's work shares.
-BLOCK = 1024
 # Numbers that are sorted before another thread would have begun.
 SORTED_ALONE = 2**17
 
@@ -127,18 +127,3 @@ def ascending(values: Tensor) -> Tensor:
 
 def _sort(rows: Tensor) -> None:
     rows.numpy().sort(axis=1)
-
-
-def row_sums(values: Tensor) -> Tensor:
-    """Sums of rows [E, D] as float64 [E, 1]; on a CPU with the same bits whatever the other rows.
-
-    A lone row that is summed at once would be split among threads.
-    """
-    features = values.shape[1]
-    whole = features - features % BLOCK
-    rest = values[:, whole:].sum(1, keepdim=True, dtype=torch.float64)
-    if whole == 0:
-        return rest
-    blocks = values[:, :whole].unflatten(1, (-1, BLOCK)).sum(2)
-    total: Tensor = blocks.double().cumsum(1)[:, -1:] + rest
-    return total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,11 +15,12 @@ from ..errors import ArgumentError
 from ..models.preprocessing import Affine
 from ..reference.path import memory_format_of
 from .aggregation import check_aggregate
-from .many_paths import ManyPathsTrace, Piece
+from .many_paths import ManyPathsTrace, Piece, numbers_of
 from .quadrature import check_quadrature, check_rule_left_alone
 from .refining_paths import NODES_OF_A_STEP, RefiningPaths
 
 RULES = {"middle": 0.5, "left": 0.0, "right": 1.0}
+DEFAULT_RULE = "middle"
 # Of the random numbers; far from those of SmoothGrad, which count from 0, and of the gradients.
 FIRST_STREAM = 2**13
 
@@ -42,7 +44,9 @@ class StickBreaking:
         rule: where in a step its point lies. "middle" is exact for quadratic scores on every path;
             "left" and "right" are off by half the curvature times the squared jumps, and serve to
             compare with figures that were published with them.
-        seed: of the paths.
+        seed: of the paths. A path depends on it, on the input's number and on the path's.
+        numbers: of the inputs: those with the same number have the same paths in every batch. 0, 1,
+            ... by default.
     """
 
     def __init__(
@@ -51,8 +55,9 @@ class StickBreaking:
         n_paths: int = 50,
         per: Literal["feature", "pixel"] = "feature",
         aggregate: str = "mean",
-        rule: str = "middle",
+        rule: str = DEFAULT_RULE,
         seed: int = 0,
+        numbers: Sequence[int] | None = None,
     ) -> None:
         number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
         if not number or not 0 < alpha < math.inf:
@@ -72,6 +77,7 @@ class StickBreaking:
         check_aggregate("StickBreaking", aggregate)
         self.alpha, self.n_paths, self.per = float(alpha), operator.index(n_paths), per
         self.aggregate, self.rule, self.seed = aggregate, rule, seed
+        self.numbers = numbers
 
     def __repr__(self) -> str:
         return (
@@ -97,9 +103,16 @@ class StickBreaking:
     ) -> StickBreakingTrace:
         check_quadrature(method, n_steps)
         check_rule_left_alone("StickBreaking", method, "rule=...")
-        return StickBreakingTrace(inputs, baselines, n_steps, self, affine, stream)
+        trace = StickBreakingTrace(inputs, baselines, n_steps, self, affine, stream)
+        trace.numbers = numbers_of("StickBreaking", self.numbers, len(inputs)).to(inputs.device)
+        return trace
 
     def rules(self, n_steps: int) -> list[int]:
+        if self.rule != DEFAULT_RULE:
+            raise ArgumentError(
+                f"StickBreaking: rule must be {DEFAULT_RULE!r} with a tolerance, which has rules "
+                f"of its own, got {self.rule!r}"
+            )
         return [self.n_paths * n_steps * nodes for nodes in NODES_OF_A_STEP]
 
     def refining(
@@ -113,7 +126,10 @@ class StickBreaking:
         stream: int = 0,
     ) -> RefiningPaths:
         trace = StickBreakingTrace(inputs, baselines, n_steps, self, affine, stream)
-        trace.numbers = examples
+        if self.numbers is None:
+            trace.numbers = examples
+        else:
+            trace.numbers = torch.tensor(self.numbers, device=examples.device)[examples]
         return RefiningPaths(trace, level)
 
 
