@@ -28,7 +28,7 @@ from pyxai_fast.native import NATIVE_DIRECTORY, array_module
 
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE_SOURCES = {".cpp", ".cu"}
-PINNED = ("image", "plot", "diffusion", "metrics", "demo", "dev")  # extras
+PINNED = ("image", "plot", "diffusion", "metrics", "segments", "audio", "demo", "dev")  # extras
 
 in_source_tree = pytest.mark.skipif(
     not (ROOT / "CMakeLists.txt").exists(), reason="tests the source tree; this is a copy of tests/"
