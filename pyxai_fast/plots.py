@@ -47,8 +47,8 @@ _DIVERGING = (
 )
 # Over a picture the hue carries the sign and the opacity the size, so the ends stay saturated.
 _TINTS = ((-1.0, (0, 60, 170)), (-0.25, (20, 110, 240)), (0.25, (245, 40, 30)), (1.0, (180, 0, 20)))
-_INK = "#222222"
-_MUTED = "#666666"
+INK = "#222222"
+MUTED = "#666666"
 
 
 def reduce_channels(attributions: Values, how: str = "signed_sum") -> FloatArray:
@@ -320,16 +320,16 @@ def curves_figure(x: Values, lines: Mapping[str, Values], label: str) -> Figure:
         lines: Names to values [N]; what is not finite is left out.
         label: Of the axis of x.
     """
-    figure = _new_figure(5.6, 3.2)
+    figure = new_figure(5.6, 3.2)
     axes = figure.add_axes((0.09, 0.16, 0.64, 0.78))
     for name, line in lines.items():
         axes.plot(_array(x), _array(line), marker="o", markersize=3, linewidth=1.4, label=name)
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8)
-    axes.set_xlabel(label, fontsize=8.5, color=_INK)
-    axes.tick_params(labelsize=7.5, color=_MUTED, labelcolor=_MUTED, width=0.6)
+    axes.set_xlabel(label, fontsize=8.5, color=INK)
+    axes.tick_params(labelsize=7.5, color=MUTED, labelcolor=MUTED, width=0.6)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_MUTED)
+        spine.set_color(MUTED)
         spine.set_linewidth(0.6)
     return figure
 
@@ -526,7 +526,8 @@ _PANEL, _GAP, _MARGIN, _HEADER, _CAPTION_HEIGHT = 2.1, 0.10, 0.18, 0.30, 0.32
 _BAR_SPACE, _BAR_WIDTH, _MAX_BAR_PANELS = 0.95, 0.11, 4
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches; MissingDependency where there is no matplotlib."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -548,7 +549,7 @@ def panel_grid(rows: Sequence[tuple[str | None, Panels]], *, title: str | None, 
     grid_width = n_columns * _PANEL + (n_columns - 1) * _GAP
     width = _MARGIN + grid_width + _BAR_SPACE
     height = top_space + sum(heights) + sum(captions) + _MARGIN - _GAP
-    figure = _new_figure(width, height)
+    figure = new_figure(width, height)
 
     def add_axes(left: float, bottom: float, wide: float, high: float) -> Axes:
         return figure.add_axes((left / width, bottom / height, wide / width, high / height))
@@ -562,7 +563,7 @@ def panel_grid(rows: Sequence[tuple[str | None, Panels]], *, title: str | None, 
             va="top",
             fontsize=11,
             fontweight="bold",
-            color=_INK,
+            color=INK,
         )
     top = height - top_space
     for number, ((caption, panels), high) in enumerate(zip(rows, heights, strict=True)):
@@ -576,7 +577,7 @@ def panel_grid(rows: Sequence[tuple[str | None, Panels]], *, title: str | None, 
                     ha="center",
                     va="bottom",
                     fontsize=9,
-                    color=_MUTED if column == 0 else _INK,
+                    color=MUTED if column == 0 else INK,
                 )
             if image is not None:
                 _draw(add_axes(left, top - high, _PANEL, high), image)
@@ -588,7 +589,7 @@ def panel_grid(rows: Sequence[tuple[str | None, Panels]], *, title: str | None, 
                 ha="left",
                 va="top",
                 fontsize=8.5,
-                color=_INK,
+                color=INK,
             )
         top -= high + captions[number]
     bar_height = min(sum(heights), max(heights[0], 2.1))
@@ -634,8 +635,8 @@ def _colour_bar(axes: Axes, bar: Bar) -> None:
     axes.set_xticks([])
     axes.yaxis.tick_right()
     axes.set_yticks(bar.ticks)
-    axes.set_yticklabels(bar.labels, color=_MUTED)
-    axes.tick_params(axis="y", length=2, width=0.6, labelsize=8, color=_MUTED)
+    axes.set_yticklabels(bar.labels, color=MUTED)
+    axes.tick_params(axis="y", length=2, width=0.6, labelsize=8, color=MUTED)
     for spine in axes.spines.values():
         spine.set_linewidth(0.6)
         spine.set_color("#bbbbbb")
@@ -666,11 +667,11 @@ def _bar_figure(
     foot, gap = 0.50, 0.16
     width = label_width + n_panels * panel_width + (n_panels - 1) * gap + 0.2
     height = head + n_rows * row_height + 0.1 + foot
-    figure = _new_figure(width, height)
+    figure = new_figure(width, height)
     if title:
         figure.text(
             0.12 / width, 1 - 0.12 / height, title, va="top", fontsize=11, fontweight="bold",
-            color=_INK,
+            color=INK,
         )  # fmt: skip
     limit = float(np.abs(drawn).max()) or 1.0
     lowest = float(drawn.min())
@@ -682,11 +683,11 @@ def _bar_figure(
         )
         colours = ["#cb1e2d" if value >= 0 else "#2166ac" for value in drawn[panel]]
         axes.barh(positions, drawn[panel], height=0.68, color=colours)
-        axes.axvline(0.0, color=_INK, linewidth=0.8)
+        axes.axvline(0.0, color=INK, linewidth=0.8)
         axes.set_xlim(-1.28 * limit if lowest < 0 else 0.0, 1.28 * limit)
         axes.set_ylim(-0.7, n_rows - 0.3)
         axes.set_yticks(positions)
-        axes.set_yticklabels(labels if panel == 0 else [], fontsize=8.5, color=_INK)
+        axes.set_yticklabels(labels if panel == 0 else [], fontsize=8.5, color=INK)
         for position, value in zip(positions, drawn[panel], strict=True):
             axes.annotate(
                 (f"{value:+.2g}" if lowest < 0 else f"{value:.2g}").replace("-", "\u2212"),
@@ -696,16 +697,16 @@ def _bar_figure(
                 ha="left" if value >= 0 else "right",
                 va="center",
                 fontsize=7,
-                color=_MUTED,
+                color=MUTED,
             )
         axes.tick_params(axis="y", length=0)
-        axes.tick_params(axis="x", labelsize=7.5, color=_MUTED, labelcolor=_MUTED, width=0.6)
+        axes.tick_params(axis="x", labelsize=7.5, color=MUTED, labelcolor=MUTED, width=0.6)
         axes.locator_params(axis="x", nbins=5)
-        axes.set_xlabel(label, fontsize=8.5, color=_MUTED)
+        axes.set_xlabel(label, fontsize=8.5, color=MUTED)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         axes.spines["bottom"].set_color("#bbbbbb")
         caption = titles[panel]
         if caption:
-            axes.set_title(caption, fontsize=9, color=_INK, loc="left", pad=4)
+            axes.set_title(caption, fontsize=9, color=INK, loc="left", pad=4)
     return figure

@@ -2,6 +2,7 @@
 
 from .files import AudioError, read_audio, write_audio
 from .heard import WaveformModel, audible, time_frequency_tiles
+from .plots import audible_figure
 from .resample import resample
 from .spectrum import Spectrum, mel_filters
 
@@ -10,6 +11,7 @@ __all__ = [
     "Spectrum",
     "WaveformModel",
     "audible",
+    "audible_figure",
     "mel_filters",
     "read_audio",
     "resample",
