@@ -9,7 +9,7 @@ from torch import Tensor
 from ..paths import StraightLine
 from ..runtime.cost import Cost
 from ..runtime.inference import outside_inference_mode
-from .attribution import AttributionMethod, Recipe
+from .gradient_method import GradientMethod, Recipe
 from .loop import LoopOptions
 
 
@@ -18,11 +18,11 @@ def at_input(multiply_by_inputs: bool) -> Recipe:
     return Recipe(StraightLine(), 1, "riemann_right", multiply_by_inputs)
 
 
-class Saliency(AttributionMethod):
+class Saliency(GradientMethod):
     """The gradient of the score at the input, by default its absolute value.
 
     Simonyan, Vedaldi and Zisserman, "Deep Inside Convolutional Networks" (2013), section 3. The
-    constructor's arguments are those of AttributionMethod.
+    constructor's arguments are those of GradientMethod.
     """
 
     @outside_inference_mode
@@ -62,11 +62,11 @@ class Saliency(AttributionMethod):
         return (maps, errors) if return_standard_error else maps
 
 
-class InputXGradient(AttributionMethod):
+class InputXGradient(GradientMethod):
     """Input times gradient: the contributions of a linear model with the input's own slope.
 
     Shrikumar et al., "Not Just a Black Box" (2016). The constructor's arguments are those of
-    AttributionMethod.
+    GradientMethod.
     """
 
     @property

@@ -1,12 +1,10 @@
-"""What the methods have in common: captum's call, scores at single points, and the loop."""
+"""What all methods have in common: captum's call, and scores at single points."""
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -14,46 +12,20 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import ArgumentError
-from ..gradients import Autograd, Gradient, Slopes
-from ..models.black_box import BlackBox, check_remaining
+from ..models.black_box import check_remaining
 from ..models.outputs import OUTPUT_KINDS
 from ..models.preprocessing import Affine, Preprocessing
+from ..models.query_error import QueryError
 from ..models.score import ForwardFunc, Score, owner_of
-from ..paths import Path, Trace
-from ..paths.quadrature import check_quadrature
-from ..reference.path import compute_dtype, memory_format_of
 from ..runtime.chunks import Chunk, ChunkPlanner, run_chunks
 from ..runtime.cost import Cost
 from ..runtime.memory_format import check_memory_format
 from .arguments import (
-    as_given,
     baseline_tensors,
-    each,
     input_tensors,
     to_device,
 )
-from .loop import Interrupted, LoopOptions, contract
 from .unfinished import Unfinished
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a method does with slopes: along which path, by which rule, times what.
-
-    Attributes:
-        path: gives the points, and how gradients at them are contracted.
-        n_steps: points for each example.
-        rule: the quadrature rule's name.
-        multiply_by_inputs: whether the mean slope is multiplied by the way from baseline to input.
-    """
-
-    path: Path
-    n_steps: int
-    rule: str
-    multiply_by_inputs: bool
-
-    def __post_init__(self) -> None:
-        check_quadrature(self.rule, self.n_steps)
 
 
 class Attributed(NamedTuple):
@@ -64,12 +36,10 @@ class Attributed(NamedTuple):
 
 
 class AttributionMethod:
-    """A method that contracts gradients taken along the points of a path.
+    """A method with captum's call: `attribute(inputs, ..., target=...)`.
 
     Args:
         forward_func: the model, or any function of its inputs, returning [B] or [B, ...].
-        gradient: how slopes are found; Autograd() by default. LikelihoodRatio() for a model that
-            can only be asked.
         memory_format: of image inputs: "auto" (the faster of the two, measured once for each model
             and shape), "contiguous" or "channels_last". Formats agree to rounding, so fix one where
             reruns must agree in every bit.
@@ -88,7 +58,6 @@ class AttributionMethod:
         self,
         forward_func: ForwardFunc,
         *,
-        gradient: Gradient | None = None,
         memory_format: str = "auto",
         output: str = "logit",
         select_output: Callable[[Any], Tensor] | None = None,
@@ -105,12 +74,6 @@ class AttributionMethod:
             )
         check_memory_format(memory_format)
         self.forward_func = forward_func
-        self.gradient: Gradient = Autograd() if gradient is None else gradient
-        if self.gradient.needs_autograd and isinstance(forward_func, BlackBox):
-            raise ArgumentError(
-                f"{name}: gradient must be one that only asks, such as LikelihoodRatio(), for a "
-                f"model that only answers, got {self.gradient!r}"
-            )
         self.memory_format = memory_format
         self.output = output
         self.select_output = select_output
@@ -124,8 +87,8 @@ class AttributionMethod:
         return False
 
     def has_standard_error(self) -> bool:
-        """Whether an estimated gradient gives the attributions a standard error."""
-        return True
+        """Whether attributions that are estimates come with a standard error."""
+        return False
 
     def attribute(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} must define attribute")
@@ -150,13 +113,18 @@ class AttributionMethod:
 
     def is_estimate(self) -> bool:
         """Whether attributions vary with a seed, so that their standard error is worth having."""
-        return not self.gradient.needs_autograd
+        return False
+
+    @property
+    def _evaluations(self) -> int | None:
+        """Rows that the model is asked for each point; None where nobody knows before."""
+        return 1
 
     def check_call(self, **options: Any) -> None:
         """Raises for options of `attribute` that do not fit, before the model is asked."""
 
     def steps_of(self, **options: Any) -> int:
-        """Points of each input that `attribute` takes slopes at, with these options."""
+        """Points of each input at which the model is asked, with these options."""
         return 1
 
     def check_budget(self, points: int, rows: int = 0) -> None:
@@ -165,15 +133,15 @@ class AttributionMethod:
         Where answers may come from a cache, or asking may stop early, nobody knows what is needed.
 
         Args:
-            points: at which slopes are taken.
+            points: that `steps_of` counts.
             rows: that are asked besides.
 
         Raises:
             BudgetExceeded: it is not enough.
         """
-        if getattr(self.gradient, "tolerance", None):
+        each = self._evaluations
+        if each is None:
             return
-        each = self.gradient.evaluations
         besides = f", and {rows} besides" if rows else ""
         check_remaining(
             self.forward_func,
@@ -181,6 +149,17 @@ class AttributionMethod:
             f"{points} points, {each} each{besides}",
             "samples, steps or inputs",
         )
+
+    def _check_delta_wanted(self, return_convergence_delta: bool) -> None:
+        if return_convergence_delta and not self.has_convergence_delta():
+            raise ArgumentError(
+                f"attribute: return_convergence_delta must be False with {self._without_delta()}, "
+                "got True"
+            )
+
+    def _without_delta(self) -> str:
+        """What keeps attributions from adding up to a difference of scores."""
+        return type(self).__name__
 
     def _score(
         self, inputs: tuple[Tensor, ...], target: Any, additional_forward_args: Any, cost: Cost
@@ -203,88 +182,6 @@ class AttributionMethod:
         return Affine(
             self.preprocessing.scale.to(inputs.device), self.preprocessing.shift.to(inputs.device)
         )
-
-    def _attribute(
-        self,
-        inputs: Any,
-        baselines: Any,
-        target: Any,
-        additional_forward_args: Any,
-        recipe: Recipe,
-        options: LoopOptions,
-        cost: Cost,
-        last: Callable[[Tensor, Tensor], Tensor] = lambda attributions, inputs: attributions,
-        loop: Callable[..., Slopes] = contract,
-    ) -> Attributed:
-        """Attributions and standard errors in the form of the inputs.
-
-        `last(attributions, inputs)` is what is done with those of each tensor of inputs at the end;
-        `loop` takes the place of `contract`.
-        """
-        with timed(cost):
-            tensors = input_tensors(inputs, self.forward_func)
-            starts = baseline_tensors(baselines, tensors)
-            if not options.create_graph:
-                tensors = tuple(x.detach() for x in tensors)
-                starts = tuple(b.detach() for b in starts)
-            score = self._score(tensors, target, additional_forward_args, cost)
-            # A gradient that only asks perturbs points in the caller's units.
-            white = self.gradient.needs_autograd
-            traces = tuple(
-                recipe.path.trace(
-                    x, b, recipe.n_steps, recipe.rule, affine if white else None, stream
-                )
-                for stream, (x, b, affine) in enumerate(
-                    zip(tensors, starts, score.affines, strict=True)
-                )
-            )
-            self.check_budget(tensors[0].shape[0] * traces[0].steps)
-            finish = functools.partial(
-                self._finish, inputs, tensors, traces, score, recipe, options.create_graph, last
-            )
-            try:
-                return finish(
-                    loop(score, self.gradient, tensors, traces, options, type(self).__name__)
-                )
-            except Interrupted as stopped:
-                done = finish(stopped.totals)
-                raise Unfinished(
-                    stopped.error,
-                    stopped.finished,
-                    _of_examples(done.attributions, stopped.finished),
-                    _of_examples(done.standard_errors, stopped.finished),
-                ) from stopped.error
-
-    def _finish(
-        self,
-        inputs: Any,
-        tensors: tuple[Tensor, ...],
-        traces: tuple[Trace, ...],
-        score: Score,
-        recipe: Recipe,
-        create_graph: bool,
-        last: Callable[[Tensor, Tensor], Tensor],
-        totals: Slopes,
-    ) -> Attributed:
-        """From sums of slopes to attributions and standard errors, in the form of the inputs."""
-
-        def finished(trace: Trace, total: Tensor, x: Tensor) -> Tensor:
-            done = trace.attributions(total, recipe.multiply_by_inputs).to(compute_dtype(x.dtype))
-            return done if score.several else done.contiguous(memory_format=memory_format_of(x))
-
-        with torch.set_grad_enabled(create_graph):
-            attributions = as_given(tuple(map(finished, traces, totals.values, tensors)), inputs)
-            # In the type of what the caller gave, which may be integers.
-            attributions = each(last, attributions, inputs)
-        if totals.variances is None:
-            return Attributed(attributions, None)
-        with torch.no_grad():
-            # What is multiplied by zero is known, however little its slope is.
-            errors = []
-            for trace, variance, x in zip(traces, totals.variances, tensors, strict=True):
-                error = finished(trace, variance.sqrt(), x).abs()
-                errors.append(error.masked_fill(error.isnan() & variance.isinf(), 0.0))
-        return Attributed(attributions, as_given(tuple(errors), inputs))
 
     def _forward(
         self, score: Score, inputs: tuple[Tensor, ...], max_rows: int | None = None
@@ -368,6 +265,35 @@ class AttributionMethod:
             )
             return (total - way.to(maps[0].device)).to(maps[0].dtype)
 
+    def _delta(
+        self,
+        found: Attributed,
+        start_point: Any,
+        end_point: Any,
+        target: Any,
+        additional_forward_args: Any,
+        internal_batch_size: int | None,
+        cost: Cost,
+    ) -> Tensor:
+        """The gaps of what `attribute` has found, which is not lost where the model fails here.
+
+        Raises:
+            Unfinished: with all that was found.
+        """
+        try:
+            return self.compute_convergence_delta(
+                found.attributions,
+                start_point,
+                end_point,
+                target,
+                additional_forward_args,
+                internal_batch_size=internal_batch_size,
+                cost=cost,
+            )
+        except QueryError as error:
+            first = end_point[0] if isinstance(end_point, tuple) else end_point
+            raise Unfinished(error, torch.arange(first.shape[0]), *found) from error
+
     def _way(
         self,
         score: Score,
@@ -403,12 +329,10 @@ class AttributionMethod:
         return tuple(t.to(x.dtype) for t, x in zip(tensors, like, strict=True))
 
 
-def _of_examples(maps: Any, examples: Tensor) -> Any:
-    if maps is None or len(examples) == 0:
-        return None
-    if isinstance(maps, tuple):
-        return tuple(m[examples.to(m.device)] for m in maps)
-    return maps[examples.to(maps.device)]
+def as_asked(attributions: Any, *besides: Any) -> Any:
+    """Attributions alone, or in a tuple with what else is not None."""
+    given = tuple(one for one in besides if one is not None)
+    return (attributions, *given) if given else attributions
 
 
 @contextmanager

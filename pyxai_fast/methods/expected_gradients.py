@@ -6,24 +6,22 @@ import functools
 import operator
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
 from ..gradients import Slopes
-from ..models.query_error import QueryError
 from ..models.score import Score
 from ..paths.quadrature import check_quadrature
 from ..paths.reference_lines import ReferenceLines, ReferenceTrace
 from ..runtime.cost import Cost
 from ..runtime.inference import outside_inference_mode
 from .arguments import baseline_tensors, input_tensors
-from .attribution import AttributionMethod, Recipe
+from .attribution import as_asked
+from .gradient_method import GradientMethod, Recipe
 from .loop import LoopOptions, Run, contract
-from .unfinished import Unfinished
 
 
-class ExpectedGradients(AttributionMethod):
+class ExpectedGradients(GradientMethod):
     """The mean over references x' and positions alpha of slope times way.
 
     ``attribution_i = E over x' and alpha ~ U(0, 1) of (x_i - x'_i) ds/dx_i (x' + alpha (x - x'))``
@@ -35,7 +33,7 @@ class ExpectedGradients(AttributionMethod):
     references, as far as the samples go: they are a mean of independent samples, and have a
     standard error. Memory does not grow with the samples.
 
-    The constructor's arguments are those of AttributionMethod.
+    The constructor's arguments are those of GradientMethod.
     """
 
     @property
@@ -97,17 +95,13 @@ class ExpectedGradients(AttributionMethod):
         Raises:
             TypeError, ValueError: naming the argument, what it must be and what it is.
         """
-        if return_convergence_delta and not self.has_convergence_delta():
-            raise ArgumentError(
-                "attribute: return_convergence_delta must be False with "
-                f"{self.gradient!r}, whose slopes are not those of the score, got True"
-            )
+        self._check_delta_wanted(return_convergence_delta)
         self.check_call(n_samples)
         cost = Cost() if cost is None else cost
         references = reference_tensors(baselines, input_tensors(inputs, self.forward_func))
         path = ReferenceLines(references, seed, stratified, return_standard_error)
         run = SampledRun if return_standard_error else Run
-        attributions, errors = self._attribute(
+        found = self._attribute(
             inputs,
             None,
             target,
@@ -119,23 +113,18 @@ class ExpectedGradients(AttributionMethod):
             cost,
             loop=functools.partial(contract, run=run),
         )
-        if not return_convergence_delta:
-            return (attributions, errors) if return_standard_error else attributions
-        try:
-            delta = self.compute_convergence_delta(
-                attributions,
+        delta = None
+        if return_convergence_delta:
+            delta = self._delta(
+                found,
                 baselines,
                 inputs,
                 target,
                 additional_forward_args,
-                internal_batch_size=internal_batch_size,
-                cost=cost,
+                internal_batch_size,
+                cost,
             )
-        except QueryError as error:
-            count = (inputs[0] if isinstance(inputs, tuple) else inputs).shape[0]
-            raise Unfinished(error, torch.arange(count), attributions, errors) from error
-        results = attributions, delta
-        return (*results, errors) if return_standard_error else results
+        return as_asked(found.attributions, delta, found.standard_errors)
 
     def starts(self, inputs: tuple[Tensor, ...], baselines: Any) -> tuple[Tensor, ...]:
         return reference_tensors(baselines, inputs)

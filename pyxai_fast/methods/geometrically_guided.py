@@ -23,7 +23,7 @@ from ..reference.path import compute_dtype
 from ..runtime.chunks import Chunk, length
 from ..runtime.cost import Cost
 from ..runtime.inference import outside_inference_mode
-from .attribution import AttributionMethod, Recipe
+from .gradient_method import GradientMethod, Recipe
 from .loop import LoopOptions, Run, contract
 
 SELECTIONS = ("max", "absmax")
@@ -58,7 +58,7 @@ class Climb:
         return 0.0 if self.absolute else -torch.inf
 
 
-class GeometricallyGuidedIG(AttributionMethod):
+class GeometricallyGuidedIG(GradientMethod):
     """The greatest gradient of each feature, met on climbs of the score from a straight path.
 
     From each of the points ``x' + k / n (x - x')`` gradient ascent of m steps sets out, and
@@ -73,7 +73,7 @@ class GeometricallyGuidedIG(AttributionMethod):
 
     Args:
         forward_func, gradient, memory_format, output, select_output, preprocessing: see
-            AttributionMethod.
+            GradientMethod.
         multiply_by_inputs: whether slopes are multiplied by (x - x').
     """
 

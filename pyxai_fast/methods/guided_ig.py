@@ -15,7 +15,6 @@ from .. import ops
 from ..errors import ArgumentError
 from ..gradients import Gradient
 from ..models.preprocessing import Affine, Preprocessing
-from ..models.query_error import QueryError
 from ..models.score import ForwardFunc, Score
 from ..paths import Trace
 from ..paths.guided import GuidedWalk
@@ -26,9 +25,9 @@ from ..runtime.chunks import Chunk, length
 from ..runtime.cost import Cost
 from ..runtime.inference import outside_inference_mode
 from .arguments import input_tensors
-from .attribution import AttributionMethod, Recipe
+from .attribution import as_asked
+from .gradient_method import GradientMethod, Recipe
 from .loop import LoopOptions, Run, contract
-from .unfinished import Unfinished
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Guidance:
     max_dist: float
 
 
-class GuidedIG(AttributionMethod):
+class GuidedIG(GradientMethod):
     """Integrated Gradients along a path that each input finds for itself.
 
     At each of n steps the features with the smallest slopes go first, near the straight line from
@@ -57,7 +56,7 @@ class GuidedIG(AttributionMethod):
 
     Args:
         forward_func, gradient, memory_format, output, select_output, preprocessing: see
-            AttributionMethod.
+            GradientMethod.
         multiply_by_inputs: False gives the mean slope on the path, without the factor (x - x').
     """
 
@@ -144,11 +143,7 @@ class GuidedIG(AttributionMethod):
         Raises:
             TypeError, ValueError: naming the argument, what it must be and what it is.
         """
-        if return_convergence_delta and not self.has_convergence_delta():
-            raise ArgumentError(
-                "attribute: return_convergence_delta must be False with "
-                f"{self.gradient!r}, whose slopes are not those of the score, got True"
-            )
+        self._check_delta_wanted(return_convergence_delta)
         if return_standard_error:
             raise ArgumentError(
                 "attribute: return_standard_error must be False for a path that follows the "
@@ -158,7 +153,7 @@ class GuidedIG(AttributionMethod):
         guidance = Guidance(operator.index(n_steps), float(fraction), float(max_dist))
         self.check_budget(input_tensors(inputs, self.forward_func)[0].shape[0] * guidance.n_steps)
         cost = Cost() if cost is None else cost
-        attributions, _ = self._attribute(
+        found = self._attribute(
             inputs,
             baselines,
             target,
@@ -172,22 +167,18 @@ class GuidedIG(AttributionMethod):
                 repeats=guidance.n_steps,
             ),
         )
-        if not return_convergence_delta:
-            return attributions
-        try:
-            delta = self.compute_convergence_delta(
-                attributions,
+        delta = None
+        if return_convergence_delta:
+            delta = self._delta(
+                found,
                 baselines,
                 inputs,
                 target,
                 additional_forward_args,
-                internal_batch_size=internal_batch_size,
-                cost=cost,
+                internal_batch_size,
+                cost,
             )
-        except QueryError as error:
-            count = (inputs[0] if isinstance(inputs, tuple) else inputs).shape[0]
-            raise Unfinished(error, torch.arange(count), attributions, None) from error
-        return attributions, delta
+        return as_asked(found.attributions, delta)
 
 
 class _WholePath:

@@ -11,7 +11,6 @@ from torch import Tensor
 from ..errors import ArgumentError
 from ..gradients import Gradient
 from ..models.preprocessing import Preprocessing
-from ..models.query_error import QueryError
 from ..models.score import ForwardFunc
 from ..paths import Path, StraightLine
 from ..paths.quadrature import check_rule_left_alone
@@ -20,13 +19,13 @@ from ..reference.path import compute_dtype
 from ..runtime.cost import Cost
 from ..runtime.inference import outside_inference_mode
 from .arguments import as_given, baseline_tensors, input_tensors
-from .attribution import AttributionMethod, Recipe, timed
+from .attribution import Attributed, as_asked, timed
+from .gradient_method import GradientMethod, Recipe
 from .loop import LoopOptions
 from .refinement import check_tolerance, refined
-from .unfinished import Unfinished
 
 
-class IntegratedGradients(AttributionMethod):
+class IntegratedGradients(GradientMethod):
     """Integrated Gradients, with captum's constructor and call.
 
     ``attribution_i = (x_i - x'_i) * integral over t in [0, 1] of ds/dx_i (x' + t (x - x'))``
@@ -41,7 +40,7 @@ class IntegratedGradients(AttributionMethod):
         forward_func: the model, or any function of its inputs, returning [B] or [B, ...].
         multiply_by_inputs: False gives the mean slope, without the factor (x - x').
         path: from baselines to inputs; StraightLine() by default.
-        gradient, memory_format, output, select_output, preprocessing: see AttributionMethod.
+        gradient, memory_format, output, select_output, preprocessing: see GradientMethod.
     """
 
     def __init__(
@@ -80,6 +79,14 @@ class IntegratedGradients(AttributionMethod):
     def has_convergence_delta(self) -> bool:
         return self.gradient.explains_score and self.path.complete
 
+    def _without_delta(self) -> str:
+        if not self.gradient.explains_score:
+            return super()._without_delta()
+        return (
+            f"the path {self.path!r}, whose attributions do not add up to the difference of the "
+            "scores"
+        )
+
     def has_standard_error(self) -> bool:
         return self.path.complete
 
@@ -100,19 +107,23 @@ class IntegratedGradients(AttributionMethod):
         if tolerance is not None:
             check_tolerance(tolerance)
             check_rule_left_alone("a tolerance", method, "rules of its own, not method")
-            self._check_refinable(n_steps, create_graph)
+            self._check_refinable(n_steps, create_graph, return_standard_error)
         if return_standard_error and not self.has_standard_error():
             raise ArgumentError(
                 "attribute: return_standard_error must be False with a path whose attributions are "
                 f"not a mean, got True with {self.path!r}"
             )
 
-    def _check_refinable(self, n_steps: int, create_graph: bool) -> None:
+    def _check_refinable(
+        self, n_steps: int, create_graph: bool, return_standard_error: bool
+    ) -> None:
         reason = None
         if not self._multiply_by_inputs:
             reason = "multiply_by_inputs=False, of which nothing is complete"
         elif create_graph:
             reason = "create_graph=True"
+        elif return_standard_error:
+            reason = "return_standard_error=True: its slopes are no estimates"
         elif not self.gradient.explains_score or not self.gradient.needs_autograd:
             reason = f"slopes that are estimates, got {self.gradient!r}"
         elif not hasattr(self.path, "refining"):
@@ -219,16 +230,7 @@ class IntegratedGradients(AttributionMethod):
             TypeError, ValueError: naming the argument, what it must be and what it is, before the
                 model is asked (a target is checked with the model's first answer).
         """
-        if return_convergence_delta and not self.has_convergence_delta():
-            reason = (
-                f"the path {self.path!r}, whose attributions do not add up to the difference of the"
-                " scores"
-                if self.gradient.explains_score
-                else f"{self.gradient!r}, whose slopes are not those of the score"
-            )
-            raise ArgumentError(
-                f"attribute: return_convergence_delta must be False with {reason}, got True"
-            )
+        self._check_delta_wanted(return_convergence_delta)
         self.check_call(n_steps, method, return_standard_error, tolerance, create_graph)
         cost = Cost() if cost is None else cost
         options = LoopOptions(
@@ -239,30 +241,24 @@ class IntegratedGradients(AttributionMethod):
             return_standard_error,
         )
         given = inputs, baselines, target, additional_forward_args
-        errors = None
         if tolerance is None:
-            attributions, errors = self._attribute(
+            found = self._attribute(
                 *given,
                 Recipe(self.path, n_steps, method, self._multiply_by_inputs),
                 options,
                 cost,
             )
         else:
-            attributions = self._refine(*given, n_steps, tolerance, options, cost)
-        if not return_convergence_delta:
-            return (attributions, errors) if return_standard_error else attributions
-        try:
-            delta = self.compute_convergence_delta(
-                attributions,
+            found = Attributed(self._refine(*given, n_steps, tolerance, options, cost), None)
+        delta = None
+        if return_convergence_delta:
+            delta = self._delta(
+                found,
                 baselines,
                 inputs,
                 target,
                 additional_forward_args,
-                internal_batch_size=internal_batch_size,
-                cost=cost,
+                internal_batch_size,
+                cost,
             )
-        except QueryError as error:
-            count = (inputs[0] if isinstance(inputs, tuple) else inputs).shape[0]
-            raise Unfinished(error, torch.arange(count), attributions, errors) from error
-        results = attributions, delta
-        return (*results, errors) if return_standard_error else results
+        return as_asked(found.attributions, delta, found.standard_errors)

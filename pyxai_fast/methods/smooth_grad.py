@@ -8,14 +8,14 @@ from ..paths import GaussianNeighbourhood
 from ..paths.quadrature import check_quadrature
 from ..runtime.cost import Cost
 from ..runtime.inference import outside_inference_mode
-from .attribution import AttributionMethod, Recipe
+from .gradient_method import GradientMethod, Recipe
 from .loop import LoopOptions
 
 
-class SmoothGrad(AttributionMethod):
+class SmoothGrad(GradientMethod):
     """Smilkov et al., "SmoothGrad: removing noise by adding noise" (2017), equation 1.
 
-    The constructor's arguments are those of AttributionMethod.
+    The constructor's arguments are those of GradientMethod.
     """
 
     def check_call(self, n_samples: int = 50, sigma: float = 0.15, **options: Any) -> None:
