@@ -121,7 +121,7 @@ def _add_explain(commands: Any) -> None:
         type=_positive_int,
         metavar="N",
         help="noisy copies (or particles) for each point: of the gradient if it takes them, else "
-        "of the method",
+        "of the method; queries of a method that hides segments",
     )
     add(
         "--sigma",
@@ -155,7 +155,8 @@ def _add_explain(commands: Any) -> None:
         "--baseline",
         metavar="NAME",
         help="what attributions are relative to, in pixels: black, white, mean (the model's mean "
-        "colour), blur (the picture, blurred) or a grey level from 0 to 1 (default: black)",
+        "colour), blur (the picture, blurred) or a grey level from 0 to 1 (default: black); what "
+        "stands for hidden segments may be segment_mean or segment_grey too",
     )
     add(
         "--references",
@@ -166,9 +167,9 @@ def _add_explain(commands: Any) -> None:
     )
     add(
         "--output",
-        default="logit",
         choices=("logit", "prob", "logprob", "margin"),
-        help="which score of the class is explained",
+        help="which score of the class is explained (default: prob for methods that hide segments, "
+        "else logit)",
     )
     add(
         "--memory-format",

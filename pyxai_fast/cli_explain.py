@@ -36,7 +36,12 @@ from pyxai_fast.explanation import Explanation
 from pyxai_fast.front_door import explain
 from pyxai_fast.gradients import GRADIENTS, FreeMCG
 from pyxai_fast.images import gaussian_blur
-from pyxai_fast.methods import METHODS, AttributionMethod, ExpectedGradients
+from pyxai_fast.methods import (
+    METHODS,
+    AttributionMethod,
+    ExpectedGradients,
+    PerturbationMethod,
+)
 from pyxai_fast.methods.unfinished import Unfinished
 from pyxai_fast.models.black_box import BlackBox
 from pyxai_fast.models.from_url import shown_spec
@@ -48,6 +53,7 @@ from pyxai_fast.path_models.sampling import check_guides
 from pyxai_fast.path_models.spec import load_path_model
 from pyxai_fast.priors import Prior
 from pyxai_fast.priors.spec import load_prior, prior_options
+from pyxai_fast.queries.hidden import KINDS
 
 # The blur baseline: 10 pixels at 224, as in the literature on perturbations.
 _BLUR_PER_PIXEL = 10.0 / 224.0
@@ -79,7 +85,7 @@ class Request:
     steps: int | None = None
     baseline: str | None = None
     references: Sequence[str] = ()
-    output: str = "logit"
+    output: str | None = None
     device: str = "auto"
     batch_size: int = 16
     memory_format: str = "auto"
@@ -208,7 +214,11 @@ def explain_files(request: Request) -> int:
 
 
 # The options that a flag sets, in the words of whatever takes it.
-_FLAGS = {"samples": ("n_samples", "n_particles"), "sigma": ("sigma",), "seed": ("seed",)}
+_FLAGS = {
+    "samples": ("n_samples", "n_particles", "n_queries"),
+    "sigma": ("sigma",),
+    "seed": ("seed",),
+}
 
 
 def _with_prior(request: Request) -> Callable[[Prior | None], tuple[Any, dict[str, Any]]]:
@@ -222,10 +232,13 @@ def _with_prior(request: Request) -> Callable[[Prior | None], tuple[Any, dict[st
         )
     method, options = _method_class(request.method), _method_options(request)
     combination = COMBINATIONS.get(request.method)
+    takes_gradient = "gradient" in _parameters(method)
     own_gradient = combination is not None and combination.axis == "gradient"
     takes = _takes(method) if combination is None else {*combination.own_options, *_takes(method)}
     if own_gradient and (request.gradient != "autograd" or request.gradient_options):
         raise UsageError(f"--gradient: the method {request.method} has its own")
+    if not takes_gradient and (request.gradient != "autograd" or request.gradient_options):
+        raise UsageError(f"--gradient: the method {request.method} takes none")
     kind = GRADIENTS[request.gradient]
     of_gradient, known = dict(request.gradient_options), _parameters(kind)
     if unknown := sorted(set(of_gradient) - known):
@@ -242,7 +255,7 @@ def _with_prior(request: Request) -> Callable[[Prior | None], tuple[Any, dict[st
 
     def with_prior(prior: Prior | None) -> tuple[Any, dict[str, Any]]:
         given: dict[str, Any] = {"prior": prior} if asks_prior else {}
-        if own_gradient:
+        if own_gradient or not takes_gradient:
             return None, options | given
         return kind(**(of_gradient | given)), options
 
@@ -352,7 +365,7 @@ def _parameters(function: Any) -> set[str]:
     return set() if function is None else set(inspect.signature(function).parameters)
 
 
-def _baseline(request: Request) -> Callable[[Tensor, Preprocessing], Tensor | float | None]:
+def _baseline(request: Request) -> Callable[[Tensor, Preprocessing], Tensor | float | str | None]:
     """From pixels [B, C, H, W] and their preprocessing to baselines in pixels."""
     kind = _method_class(request.method)
     if request.references:
@@ -368,19 +381,23 @@ def _baseline(request: Request) -> Callable[[Tensor, Preprocessing], Tensor | fl
         if request.baseline is not None:
             raise UsageError(f"--baseline: the method {request.method} has no baseline")
         return lambda pixels, _: None
+    hides = issubclass(kind, PerturbationMethod)
+    if hides and request.baseline in (None, *KINDS):
+        return lambda pixels, _: request.baseline  # None: what suits the method
     name = request.baseline or "black"
     if name == "blur":
         return lambda pixels, _: gaussian_blur(pixels, _BLUR_PER_PIXEL * max(pixels.shape[-2:]))
     if name == "mean":
         return _mean_colour
     levels = {"black": 0.0, "white": 1.0}
+    besides = f", {', '.join(KINDS)}" if hides else ""
     try:
         level = levels[name] if name in levels else float(name)
     except ValueError:
         level = math.nan
     if not 0.0 <= level <= 1.0:
         raise UsageError(
-            "--baseline: must be black, white, mean, blur or a grey level from 0 to 1, "
+            f"--baseline: must be black, white, mean, blur{besides} or a grey level from 0 to 1, "
             f"got {name!r}"
         )
     return lambda pixels, _: level

@@ -38,7 +38,7 @@ def explain(
     gradient: str | Gradient | None = None,
     standard_error: bool | None = None,
     preprocessing: Preprocessing | None = None,
-    output: str = "logit",
+    output: str | None = None,
     select_output: Callable[[Any], Tensor] | None = None,
     additional_forward_args: Any = None,
     class_names: list[str] | None = None,
@@ -63,7 +63,8 @@ def explain(
         standard_error: whether to give the standard errors of the attributions; by default where
             attributions are estimates.
         preprocessing: turns pixels into model inputs, inside the kernels.
-        output: "logit", "prob", "logprob" or "margin".
+        output: "logit", "prob", "logprob" or "margin"; by default what suits the method: "prob" for
+            those that hide segments, "logit" for the others.
         select_output: picks the output tensor from what the model returns.
         additional_forward_args: further arguments of the model.
         class_names: kept with the explanation, for pictures.
@@ -99,14 +100,22 @@ def explain(
             options["path"] = made
         name = combination.method
     kind = _method_class(name)
-    gradient = _gradient(gradient)
     at_construction, at_call = _split_options(kind, method, options)
+    defaults = inspect.signature(kind.__init__).parameters
+    slope: dict[str, Any] = {}
+    if "gradient" in defaults:
+        slope["gradient"] = _gradient(gradient)
+    elif gradient is not None:
+        raise ArgumentError(
+            f"explain: gradient must not be given for {method}, which takes none, got {gradient!r}"
+        )
+    output = defaults["output"].default if output is None else output
     explainer = kind(
         model,
-        gradient=gradient,
         output=output,
         select_output=select_output,
         preprocessing=preprocessing,
+        **slope,
         **at_construction,
     )
     if standard_error is None:
@@ -131,7 +140,7 @@ def explain(
     target, chosen = _resolve_target(target, outputs)
     settings = {
         "method": method,
-        "gradient": repr(gradient),
+        **{name: repr(value) for name, value in slope.items()},
         "output": output,
         **{k: _jsonable(v) for k, v in (*at_construction.items(), *at_call.items())},
     }

@@ -6,6 +6,10 @@ from .expected_gradients import ExpectedGradients
 from .geometrically_guided import GeometricallyGuidedIG
 from .guided_ig import GuidedIG
 from .integrated_gradients import IntegratedGradients
+from .kernel_shap import KernelShap
+from .lime import Lime
+from .perturbation import PerturbationMethod
+from .rise import Rise
 from .smooth_grad import SmoothGrad
 
 METHODS: dict[str, type[AttributionMethod]] = {
@@ -16,6 +20,9 @@ METHODS: dict[str, type[AttributionMethod]] = {
     "guided_ig": GuidedIG,
     "expected_gradients": ExpectedGradients,
     "geometrically_guided_ig": GeometricallyGuidedIG,
+    "lime": Lime,
+    "kernel_shap": KernelShap,
+    "rise": Rise,
 }
 
 __all__ = [
@@ -26,6 +33,10 @@ __all__ = [
     "GuidedIG",
     "InputXGradient",
     "IntegratedGradients",
+    "KernelShap",
+    "Lime",
+    "PerturbationMethod",
+    "Rise",
     "Saliency",
     "SmoothGrad",
 ]
