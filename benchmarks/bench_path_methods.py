@@ -11,6 +11,7 @@ formats; the fastest counts. Those far behind in the first round drop out.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 from collections.abc import Callable
@@ -37,13 +38,16 @@ from torch import Tensor, nn
 from pyxai_fast.demo.data import load_digits
 from pyxai_fast.demo.model import load_demo_model
 from pyxai_fast.demo.path_model import load_demo_path_model
+from pyxai_fast.images import gaussian_blur
 from pyxai_fast.paths.blur import BlurPath
 
 THREADS = 2
 # Of maps that follow the same rule; of completeness gaps, relative to the difference of scores.
-AGREEMENT, GAP = 1e-4, 0.25
+AGREEMENT, GAP, GAP_OF_A_SAMPLE = 1e-9, 0.25, 5.0
 # Contenders this much slower than the best of the careful ones in the first round drop out.
 HOPELESS = 1.25
+# Pixels that random pictures are blurred by.
+SMOOTH = 8.0
 PEERS = (PAIR, CAPTUM, ONE_BY_ONE)
 Calls = dict[str, Callable[[], Tensor]]
 
@@ -79,20 +83,25 @@ def blur_case(rounds: int, n_steps: int) -> dict[str, Any]:
     calls = blur_calls(model, images, target, n_steps)
     starts = BlurPath(MAX_SIGMA).start(images, torch.zeros(()))
     way = scores(model, images, target) - scores(model, starts, target)
-    ours = calls[OURS]()
+    # In float64: in float32 rounding beside a kink of the network decides which slope it has.
+    wide = blur_calls(copy.deepcopy(model).double(), images[:2].double(), target[:2], n_steps)
+    ours = wide[OURS]()
     for name in careful_names():
-        apart = distance(calls[name](), ours)
+        apart = distance(wide[name](), ours)
         assert apart <= AGREEMENT, f"{name}: attributions differ by {apart}"
     return raced("Blur IG", f"{n_steps} steps", images, calls, way, rounds)
 
 
 def expected_case(rounds: int, n_samples: int) -> dict[str, Any]:
     model, images, target = strided()
-    calls = expected_calls(model, images, target, n_samples)
-    # Samples are random: that sums are near each other is what all of them have in common.
-    way = calls[OURS]().flatten(1).sum(1)
+    references = torch.rand((32, *images.shape[1:]), generator=torch.Generator().manual_seed(3))
+    calls = expected_calls(model, images, references, target, n_samples)
+    with torch.no_grad():
+        way = scores(model, images, target) - model(references).mean(0)[target]
     what = f"{n_samples} samples, 32 references"
-    return raced("expected gradients", what, images, calls, way, rounds)
+    # Samples are random, and gaps as large as chance makes them.
+    most = GAP_OF_A_SAMPLE / n_samples**0.5
+    return raced("expected gradients", what, images, calls, way, rounds, most)
 
 
 def diffusion_case(rounds: int, batch: int, n_paths: int) -> dict[str, Any]:
@@ -109,6 +118,9 @@ def diffusion_case(rounds: int, batch: int, n_paths: int) -> dict[str, Any]:
 def strided() -> tuple[nn.Module, Tensor, Tensor]:
     case = CASES["strided conv net"]
     model, images = case.model().requires_grad_(False), case.inputs()
+    # All that white noise has is gone within the first pixel of a blur: pictures are smooth.
+    images = gaussian_blur(images, SMOOTH)
+    images = (images - images.amin((1, 2, 3), True)) / (images.amax() - images.amin())
     return model, images, model(images).argmax(1)
 
 
@@ -118,14 +130,20 @@ def scores(model: nn.Module, rows: Tensor, target: Tensor) -> Tensor:
 
 
 def raced(
-    name: str, what: str, images: Tensor, calls: Calls, way: Tensor, rounds: int
+    name: str,
+    what: str,
+    images: Tensor,
+    calls: Calls,
+    way: Tensor,
+    rounds: int,
+    most: float = GAP,
 ) -> dict[str, Any]:
-    """Gaps and times of all contenders of a case."""
+    """Gaps, `most` at most, and times of all contenders of a case."""
     gaps = {}
     for contender, call in calls.items():
         off = call().flatten(1).sum(1) - way
         gaps[contender] = float(off.norm() / way.norm())
-        assert gaps[contender] <= GAP, f"{contender}: the gap is {gaps[contender]}"
+        assert gaps[contender] <= most, f"{contender}: the gap is {gaps[contender]}"
     first = take_turns({each: calls[each] for each in careful_names()}, 1)
     best = min(values[0] for values in first.values())
     kept = {

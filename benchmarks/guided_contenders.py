@@ -116,18 +116,26 @@ def image_by_image(model: nn.Module, inputs: Tensor, target: Tensor, n_steps: in
 @functools.cache
 def pair_module(name: str = "guided_ig") -> Any:
     """A module of saliency.core, without the packages that others of it need; or None."""
+    if not _found():
+        return None
+    module: Any = importlib.import_module(f"saliency.core.{name}")
+    module.np = _NumPy()
+    return module
+
+
+@functools.cache
+def _found() -> bool:
+    """Whether saliency is installed; its packages are there without what they import."""
     spec = importlib.util.find_spec("saliency")
     if spec is None or not spec.submodule_search_locations:
-        return None
+        return False
     place = Path(next(iter(spec.submodule_search_locations)))
     for package, folder in (("saliency", place), ("saliency.core", place / "core")):
         if package not in sys.modules:
             made = types.ModuleType(package)
             made.__path__ = [str(folder)]
             sys.modules[package] = made
-    module: Any = importlib.import_module(f"saliency.core.{name}")
-    module.np = _NumPy()
-    return module
+    return True
 
 
 class _NumPy:

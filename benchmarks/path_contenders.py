@@ -113,10 +113,8 @@ def pair_blur(model: nn.Module, images: Tensor, target: Tensor, n_steps: int) ->
 
 
 def expected_calls(
-    model: nn.Module, images: Tensor, target: Tensor, n_samples: int
+    model: nn.Module, images: Tensor, references: Tensor, target: Tensor, n_samples: int
 ) -> dict[str, Call]:
-    generator = torch.Generator().manual_seed(3)
-    references = torch.rand((32, *images.shape[1:]), generator=generator)
     ours, theirs = ExpectedGradients(model), captum.attr.GradientShap(model)
     calls: dict[str, Call] = {
         OURS: lambda: ours.attribute(images, references, target, n_samples=n_samples)

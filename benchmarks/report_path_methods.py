@@ -18,8 +18,8 @@ def path_methods_section(result: dict[str, Any]) -> Iterator[str]:
         "the contenders take turns; speed-ups are ours over theirs. Careful versions are what a "
         "good engineer writes in PyTorch (`benchmarks/path_contenders.py`); the fastest of several "
         "chunk sizes and both memory formats counts. Gaps are between what attributions add up to "
-        "and the difference of the scores (for expected gradients: and ours, as samples differ), "
-        "relative to it.\n"
+        "and the difference of the scores, relative to it; those of expected gradients are as "
+        "large as chance makes them.\n"
     )
     yield table(
         ("method", "", "inputs", "ours", "gap", "careful PyTorch", "speed-up", "others"),

@@ -69,9 +69,11 @@ class CurveTrace:
     def add(self, grads: Tensor, examples: slice, steps: slice, total: Tensor | None) -> Tensor:
         each = grads.unflatten(0, (steps.stop - steps.start, -1))
         # Step by step: the order of summation does not depend on the chunks.
-        for grad, increment in zip(each, self._increments(examples, steps), strict=True):
-            part = grad.double() * for_targets(increment, self.inputs, grad)
-            total = part if total is None else total.add_(part)
+        nodes = self._model_nodes(examples, steps)
+        for grad, begin, end in zip(each, nodes[:-1], nodes[1:], strict=True):
+            # A product is no more exact than the slope in it: it is the sum that is in float64.
+            part = grad * for_targets(end - begin, self.inputs, grad)
+            total = part.double() if total is None else total.add_(part)
         assert total is not None
         return total
 
@@ -95,13 +97,19 @@ class CurveTrace:
     def _model_nodes(self, examples: slice, steps: slice) -> Tensor:
         """Both ends of each step, [S + 1, E, ...], as the model sees them.
 
-        Kept from where points are made to where gradients at them are added.
+        Kept from where points are made to where gradients at them are added; the last of them is
+        the first of the steps that come next.
         """
-        if self._kept is None or self._kept[:2] != (examples, steps):
-            nodes = self.nodes(examples, self.times[steps.start : steps.stop + 1])
-            if self.affine is not None:
-                dtype = compute_dtype(self.inputs.dtype)
-                nodes = nodes * by_channel(self.affine.scale, self.inputs, dtype)
-                nodes = nodes + by_channel(self.affine.shift, self.inputs, dtype)
-            self._kept = (examples, steps, nodes)
-        return self._kept[2]
+        kept = self._kept
+        if kept is not None and kept[:2] == (examples, steps):
+            return kept[2]
+        goes_on = kept is not None and kept[0] == examples and kept[1].stop == steps.start
+        nodes = self.nodes(examples, self.times[steps.start + goes_on : steps.stop + 1])
+        if self.affine is not None:
+            dtype = compute_dtype(self.inputs.dtype)
+            nodes = nodes * by_channel(self.affine.scale, self.inputs, dtype)
+            nodes = nodes + by_channel(self.affine.shift, self.inputs, dtype)
+        if kept is not None and goes_on:
+            nodes = torch.cat([kept[2][-1:], nodes])
+        self._kept = (examples, steps, nodes)
+        return nodes

@@ -112,10 +112,12 @@ class ReferenceTrace:
         # Sample by sample: the order of summation does not depend on the chunks.
         for which, grad in zip(drawn, grads.unflatten(0, (len(drawn), -1)), strict=True):
             way = step_of(inputs, self.references[which], self.scale)
-            part = grad.double() * for_targets(way, inputs, grad)
+            # A product is no more exact than the slope in it: it is the sums that are in float64.
+            part = grad * for_targets(way, inputs, grad)
             if self.law.spread:
-                self._squares_of(part)[examples] += part.detach().square()
-            total = part if total is None else total.add_(part)
+                squares = part.detach().double().square()
+                self._squares_of(squares)[examples] += squares
+            total = part.double() if total is None else total.add_(part)
         assert total is not None
         return total
 
