@@ -82,7 +82,7 @@ def section(result: dict[str, Any], plot: Path) -> Iterator[str]:
                 f"{row['gradients']:,.0f}",
                 f"{1e3 * row['seconds']:,.0f} ms",
                 f"{row['peak_bytes'] / 1e6:,.0f} MB",
-                "" if row["gap"] is None else f"{100 * row['gap']['mean']:.2g} %",
+                gap_of(row["gap"]),
             ]
             for row in result["maps"]
             if "gradients" in row
@@ -115,3 +115,10 @@ def compared(row: dict[str, Any], key: str, good: int) -> str:
         return ""
     said = verdict(row[f"{key}_minus_ig"], good)
     return "" if said.startswith("no different") else said.split()[0]
+
+
+def gap_of(gap: dict[str, float] | None) -> str:
+    if gap is None:
+        return ""
+    mean, low, high = (f"{100 * gap[key]:.2g}" for key in ("mean", "low", "high"))
+    return f"{mean} ({low}..{high}) %"
