@@ -36,6 +36,7 @@ PATHS: dict[str, dict[str, Any]] = {
 }
 LEARNT = "diffusion_ig"
 N_ASCENT = 4  # gradients from each point, of the method that climbs
+N_QUERIES = 300  # of the methods that hide segments
 COLUMNS = (
     "method",
     "backend",
@@ -158,6 +159,8 @@ def run(
     }
     if _takes(method, "n_ascent"):
         options["n_ascent"] = N_ASCENT
+    if _takes(method, "n_queries"):
+        options["n_queries"] = N_QUERIES
     options |= PATHS.get(method, {})
     if method == LEARNT:
         learnt = load_demo_path_model()

@@ -1,4 +1,4 @@
-"""RISE: the mean score of the inputs in which a segment stays."""
+"""RISE: by how much the mean score is higher where a segment stays."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from .perturbation import PerturbationMethod
 
 
 class Rise(PerturbationMethod):
-    """``value_s = mean of the scores of random coalitions that keep s``
+    """``value_s = mean score of the random coalitions that keep s - mean score of all of them``
 
     Petsiuk, Das and Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models"
     (2018), equation 5, with segments in place of smooth cells, and divided by how often a segment
-    did stay, rather than by how often it should have.
+    did stay, rather than by how often it should have. The second mean is not in the paper: it is
+    the same for all segments, and makes what speaks against a class negative.
 
     The constructor's arguments are those of PerturbationMethod.
     """
@@ -23,4 +24,5 @@ class Rise(PerturbationMethod):
         # The whole input and nothing of it are not drawn at random.
         kept, scores = queries.kept()[:, BOUNDS:], queries.rows()[:, BOUNDS:]
         often = kept.sum(1).clamp(min=1)
-        return (scores.mT @ kept) / often[:, None]
+        means = (scores.mT @ kept) / often[:, None]
+        return (means - scores.mean(1)[..., None]) * queries.exists()[:, None]
