@@ -94,7 +94,12 @@ def _add_explain(commands: Any) -> None:
     add("images", nargs="+", metavar="IMAGE", help="image files")
     _add_model(parser)
     add("--out", required=True, metavar="DIR", help="folder for the results")
-    add("--method", default="integrated_gradients", metavar="NAME", help="attribution method")
+    add(
+        "--method",
+        default="integrated_gradients",
+        metavar="NAME",
+        help="attribution method; one that is not there, such as ?, lists them",
+    )
     add(
         "--gradient",
         default="autograd",
@@ -155,8 +160,8 @@ def _add_explain(commands: Any) -> None:
         "--baseline",
         metavar="NAME",
         help="what attributions are relative to, in pixels: black, white, mean (the model's mean "
-        "colour), blur (the picture, blurred) or a grey level from 0 to 1 (default: black); what "
-        "stands for hidden segments may be segment_mean or segment_grey too",
+        "colour), blur (the picture, blurred) or a grey level from 0 to 1 (default: black). What "
+        "stands for hidden segments may be segment_mean, their default, or segment_grey too",
     )
     add(
         "--references",

@@ -147,6 +147,7 @@ def explain_files(request: Request) -> int:
     results: list[_Result] = []
     failures: list[tuple[str, str]] = []
     costs: list[dict[str, Any]] = []
+    used: dict[str, Any] = {}
     stopped: QueryError | None = None
     try:
         for first in range(0, len(request.images), request.batch_size):
@@ -186,6 +187,7 @@ def explain_files(request: Request) -> int:
                     done = [kept[i] for i in error.finished.tolist()]
             if explanation is not None:
                 costs.append(explanation.cost.as_dict())
+                used = explanation.settings
                 out.mkdir(parents=True, exist_ok=True)
             for row, index in enumerate(done):
                 assert explanation is not None
@@ -202,7 +204,7 @@ def explain_files(request: Request) -> int:
         # An interrupted run still says what it did.
         if results or failures:
             out.mkdir(parents=True, exist_ok=True)
-            record = _record(request, model, device, results, failures, costs, started)
+            record = _record(request, model, device, results, failures, costs, used, started)
             (out / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         if isinstance(model.module, BlackBox):
             model.module.close()
@@ -480,6 +482,7 @@ def _record(
     results: Sequence[_Result],
     failures: Sequence[tuple[str, str]],
     costs: Sequence[Mapping[str, Any]],
+    used: Mapping[str, Any],
     started: float,
 ) -> dict[str, Any]:
     totals = {
@@ -493,6 +496,7 @@ def _record(
             "images": list(request.images),
             "references": list(request.references),
         },
+        "explained": dict(used),
         **surroundings(model, device),
         "cost": {
             **totals,

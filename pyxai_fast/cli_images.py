@@ -19,6 +19,7 @@ from pyxai_fast.images import read_images
 from pyxai_fast.models.black_box import BlackBox
 from pyxai_fast.models.preprocessing import Preprocessing
 from pyxai_fast.models.spec import LoadedModel
+from pyxai_fast.weights_file import save_weights
 
 
 class UsageError(ValueError):
@@ -111,9 +112,7 @@ def save_arrays(tensors: Mapping[str, Tensor], path: Path, text: Mapping[str, st
         arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
         np.savez(path, **arrays)
     else:
-        from safetensors.torch import save_file
-
-        save_file(dict(tensors), path, metadata=dict(text))
+        save_weights(tensors, path, text)
 
 
 # ---------------------------------------------------------------- afterwards

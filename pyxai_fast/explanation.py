@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .errors import ArgumentError
 from .runtime.cost import Cost
+from .weights_file import save_weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -142,13 +143,12 @@ def save_tensors(tensors: dict[str, Tensor], about: str, path: str | Path) -> Pa
     path = Path(path)
     if path.suffix == ".safetensors":
         try:
-            from safetensors.torch import save_file
+            save_weights(tensors, path, {"pyxai_fast": about})
         except ImportError as error:
             raise ImportError(
                 "save: safetensors must be installed to write .safetensors files: "
                 "pip install pyxai-fast[image], or save as .npz"
             ) from error
-        save_file(tensors, path, metadata={"pyxai_fast": about})
     elif path.suffix == ".npz":
         import numpy as np
 

@@ -248,9 +248,13 @@ def _split_options(
     call = set(inspect.signature(kind.attribute).parameters) - reserved
     unknown = sorted(set(options) - constructor - call)
     if unknown:
+        known = constructor | call
+        if method in COMBINATIONS:
+            combination = COMBINATIONS[method]
+            known = known - {combination.axis} | set(combination.own_options)
         raise TypeError(
-            f"explain: options of {method} must be among {', '.join(sorted(constructor | call))}, "
-            f"got {', '.join(unknown)}{near(unknown[0], constructor | call)}"
+            f"explain: options of {method} must be among {', '.join(sorted(known))}, "
+            f"got {', '.join(unknown)}{near(unknown[0], known)}"
         )
     return (
         {k: v for k, v in options.items() if k in constructor},

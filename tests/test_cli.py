@@ -167,6 +167,13 @@ def test_set_passes_any_option_to_the_method(picture: str, out: Path) -> None:
     assert run(picture, "--out", str(out), "--set", "n_steps=3") == 0
     cost = record(out)["cost"]
     assert cost["gradients"] < 20
+    assert record(out)["explained"]["n_steps"] == 3
+
+
+def test_others_may_read_attributions_as_they_may_the_picture(picture: str, out: Path) -> None:
+    assert run(picture, "--out", str(out), "--steps", "3") == 0
+    modes = {path.suffix: path.stat().st_mode for path in out.iterdir()}
+    assert modes[".safetensors"] == modes[".png"]
 
 
 # ---------------------------------------------------------------- nothing is lost

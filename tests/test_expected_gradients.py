@@ -53,6 +53,11 @@ def test_standard_errors_are_the_spread_over_seeds() -> None:
     assert bool(((ratio > 0.85) & (ratio < 1.15)).all())
 
 
+def test_a_single_reference_is_remarked() -> None:
+    with pytest.warns(UserWarning, match="there is a single reference"):
+        ExpectedGradients(mlp(6)).attribute(torch.randn(2, 6), target=0, n_samples=3)
+
+
 def test_strata_vary_less() -> None:
     x = data(1).double().repeat(200, 1)
     method = ExpectedGradients(Polynomial(FEATURES))

@@ -100,6 +100,16 @@ def test_each_model_evaluation_is_counted_and_none_is_made_twice() -> None:
             TypeError,
             r"options of integrated_gradients must be among .*n_steps.*steps",
         ),
+        (
+            {"method": "stick_breaking_ig", "alph": 3},
+            TypeError,
+            r"options of stick_breaking_ig must be among .*aggregate, alpha.*did you mean alpha",
+        ),
+        (
+            {"path": "blur"},
+            ValueError,
+            r"path must be a path, such as StickBreaking\(\), got 'blur'",
+        ),
         ({"method": "saliency", "baselines": 0}, ValueError, "saliency, which has no path"),
         ({"target": [1]}, ValueError, "each of the 2 examples, got 1"),
         ({"n_steps": 0}, ValueError, "n_steps must be an integer >= 1, got 0"),

@@ -131,7 +131,14 @@ def test_a_map_is_what_it_is(shape: tuple[int, ...], dtype: torch.dtype) -> None
     assert_same_bits(segments_for(random(2, 3, 4, 5), given_map), given_map)
 
 
-@pytest.mark.parametrize("shape", [(4, 5), (3, 1, 4, 5), (1, 1, 4, 1), (2, 2, 4, 5)])
+def test_a_map_may_leave_out_what_is_the_same_for_all() -> None:
+    given_map = torch.arange(20).reshape(4, 5)
+    for shape in ((4, 5), (1, 4, 5)):
+        found = segments_for(random(2, 3, 4, 5), given_map.reshape(shape))
+        assert_same_bits(found, given_map[None, None])
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (3, 1, 4, 5), (1, 1, 4, 1), (2, 2, 4, 5)])
 def test_a_map_of_another_shape_is_named(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"segments must have shape \[1 or 2, 1 or 3, 4, 5\], got"):
         segments_for(random(2, 3, 4, 5), torch.zeros(shape, dtype=torch.int32))

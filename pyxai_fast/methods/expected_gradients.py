@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import warnings
 from typing import Any
 
 from torch import Tensor
@@ -99,6 +100,12 @@ class ExpectedGradients(GradientMethod):
         self.check_call(n_samples)
         cost = Cost() if cost is None else cost
         references = reference_tensors(baselines, input_tensors(inputs, self.forward_func))
+        if len(references[0]) == 1:
+            warnings.warn(
+                "ExpectedGradients: there is a single reference, so that this is no more than "
+                "Integrated Gradients by chance; give baselines, a sample of the data",
+                stacklevel=3,
+            )
         path = ReferenceLines(references, seed, stratified, return_standard_error)
         run = SampledRun if return_standard_error else Run
         found = self._attribute(

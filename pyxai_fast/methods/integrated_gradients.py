@@ -65,6 +65,11 @@ class IntegratedGradients(GradientMethod):
         )
         self._multiply_by_inputs = multiply_by_inputs
         self.path: Path = StraightLine() if path is None else path
+        if not hasattr(self.path, "trace"):
+            raise ArgumentError(
+                "IntegratedGradients: path must be a path, such as StickBreaking(), got "
+                f"{self.path!r}"
+            )
         mean_slope = self.path.complete and getattr(self.path, "has_mean_slope", True)
         if not multiply_by_inputs and not mean_slope:
             raise ArgumentError(

@@ -16,6 +16,7 @@ from ..errors import ArgumentError
 from ..models.errors import MissingDependency, ModelNotFound, ModelSpecError
 from ..priors.schedule import linear_schedule
 from ..runtime.training import write_whole
+from ..weights_file import save_weights
 from .codec import AUTOENCODER, Codec, Pixels, load_codec, save_codec
 from .config import GUIDES, PathModelConfig
 from .path_transformer import PathDenoiser, PathGuide
@@ -113,12 +114,12 @@ class PathModel:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes path_model.json, path_model.safetensors and, for latents, the autoencoder."""
-        save_file = need_safetensors(folder).save_file
+        need_safetensors(folder)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.contiguous() for name, value in self.networks.state_dict().items()}
         config = json.dumps(asdict(self.config), indent=2) + "\n"
-        write_whole(folder / WEIGHTS, lambda path: save_file(weights, path))
+        write_whole(folder / WEIGHTS, lambda path: save_weights(weights, path))
         write_whole(folder / CONFIG, lambda path: path.write_text(config, encoding="utf-8"))
         save_codec(self.codec, folder)
 

@@ -29,7 +29,8 @@ def segments_for(inputs: Tensor, spec: Tensor | str | None = None, *, cache: Any
         inputs: [B, ...]: tables [B, D], or channels first. For superpixels pictures [B, 1 or 3, H,
             W]; each one whose values are not in [0, 1] is stretched to it first.
         spec: a map of segments (int32 or int64, shaped like the inputs, or with 1 in place of the
-            batch or of dimension 1), which is returned on the inputs' device, or a text:
+            batch or of dimension 1, or without either: [H, W] is one for all pictures), which is
+            returned on the inputs' device, or a text:
 
             - "quickshift", "slic" or "felzenszwalb": superpixels of each picture; options after a
               colon, as in "slic:n_segments=60,sigma=2".
@@ -99,6 +100,8 @@ def n_segments(segments: Tensor) -> int:
 def _checked(segments: Tensor, inputs: Tensor) -> Tensor:
     check_whole("segments_for", "segments", segments, (torch.int32, torch.int64))
     segments = segments.to(inputs.device)
+    # Dimensions that are not there are the batch's and the channels'.
+    segments = segments.reshape(*[1] * (inputs.dim() - segments.dim()), *segments.shape)
     check_pixels("segments_for", "segments", segments, inputs)
     return segments
 
