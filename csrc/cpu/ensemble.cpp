@@ -2,6 +2,7 @@
 
 #include "draw.h"
 #include "isa.h"
+#include "products.h"
 #include "tiles.h"
 
 namespace pyxai_fast {
@@ -243,25 +244,6 @@ void contract_units(const EnsembleContract& args, int64_t begin, int64_t end) {
 
 // --- ensemble_transform --------------------------------------------------------------------------
 
-// The vectors of the level, of either Float.
-template <typename Float>
-struct Register {
-  static constexpr int kWidth = static_cast<int>(4 * kLanes / sizeof(Float));
-  typedef Float Type __attribute__((vector_size(4 * kLanes)));
-};
-
-#if defined(PYXAI_FAST_ISA_AVX512)
-constexpr int kVectors = 4;  // 16 accumulators of 32 registers
-#else
-constexpr int kVectors = 2;  // 8 of 16
-#endif
-constexpr int kRows = 4;
-
-// Tiles are a multiple of this many features for every level, so that all cut the work alike.
-constexpr int64_t kStepBytes = 256;
-template <typename Float>
-constexpr int64_t kStepFeatures = kStepBytes / static_cast<int64_t>(sizeof(Float));
-
 // Centred particles of a tile take half of a first-level cache, or, of many particles, some of the
 // second level: every one of them serves kRows rows for each time it is read.
 constexpr int64_t kCentredBytes = 24576;
@@ -273,54 +255,16 @@ constexpr int64_t transform_width(int64_t count, int64_t size) {
   return fitting < kStepBytes / size ? kStepBytes / size : fitting < kTile ? fitting : kTile;
 }
 
-// sums[r] (+)= sum over j of matrix[r, j] * centred[j] for Rows rows and one step of features.
-template <int Rows, typename Float>
-PYXAI_FAST_INLINE void multiply_rows(const Float* matrix, int64_t stride, const Float* centred,
-                                     int64_t width, int64_t particles, bool continued, Float* sums,
-                                     int64_t sum_stride) {
-  using Vector = typename Register<Float>::Type;
-  constexpr int kWidth = Register<Float>::kWidth;
-  Vector sum[Rows][kVectors] = {};
-  if (continued) {
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) {
-        __builtin_memcpy(&sum[r][v], sums + r * sum_stride + v * kWidth, sizeof(Vector));
-      }
-    }
-  }
-  for (int64_t j = 0; j < particles; ++j) {
-    Vector d[kVectors];
-    __builtin_memcpy(d, centred + j * width, sizeof(d));
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
-      const Float m = matrix[r * stride + j];
-#pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) sum[r][v] += d[v] * m;
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 16
-    for (int v = 0; v < kVectors; ++v) {
-      __builtin_memcpy(sums + r * sum_stride + v * kWidth, &sum[r][v], sizeof(Vector));
-    }
-  }
-}
-
 template <typename Storage>
 void transform_units(const EnsembleTransform& args, int64_t begin, int64_t end) {
   using Compute = typename ComputeOf<Storage>::type;
-  constexpr int64_t kStep = kVectors * Register<Compute>::kWidth;
-  static_assert(kStepFeatures<Compute> % kStep == 0, "a tile is whole steps");
   alignas(64) Compute centred[kParticlesAtOnce * kStepFeatures<Compute>];
   alignas(64) Compute center[kTile], taper[kTile], sums[kRows * kTile], old[kTile];
   const int64_t width = transform_width(args.count, sizeof(Compute));
   const int64_t at_once = args.count < kParticlesAtOnce ? args.count : kParticlesAtOnce;
   for (int64_t unit = begin; unit < end; ++unit) {
     const Tile tile = tile_of(unit, args.features, width);
-    const int64_t whole = ceil_div(tile.count, kStep) * kStep;
+    const int64_t whole = ceil_div(tile.count, kStep<Compute>) * kStep<Compute>;
     const int64_t first = tile.row * args.count * args.features + tile.begin;
     const Storage* particles = static_cast<const Storage*>(args.particles) + first;
     const Compute* matrix =
@@ -346,16 +290,9 @@ void transform_units(const EnsembleTransform& args, int64_t begin, int64_t end) 
         const int64_t count = args.count - j < at_once ? args.count - j : at_once;
         if (at_once != args.count) centre(j, count);
         const Compute* coefficients = matrix + i * args.count + j;
-        for (int64_t f = 0; f < whole; f += kStep) {
-          if (rows == kRows) {
-            multiply_rows<kRows>(coefficients, args.count, centred + f, width, count, j > 0,
-                                 sums + f, kTile);
-          } else {
-            for (int r = 0; r < rows; ++r) {
-              multiply_rows<1>(coefficients + r * args.count, args.count, centred + f, width, count,
-                               j > 0, sums + r * kTile + f, kTile);
-            }
-          }
+        for (int64_t f = 0; f < whole; f += kStep<Compute>) {
+          multiply(coefficients, {args.count, 1}, rows, centred + f, width, count, j > 0, sums + f,
+                   kTile);
         }
       }
       for (int r = 0; r < rows; ++r) {
