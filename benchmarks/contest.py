@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 # The cases that are timed are the cases that are tested.
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-FAMILIES = ("path", "noise", "mask", "rank", "ensemble", "dirichlet", "ascend")
+FAMILIES = ("path", "noise", "mask", "rank", "ensemble", "dirichlet", "ascend", "linear")
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Rivals round every operation, and their coefficients, to the type; ours is rounded once.

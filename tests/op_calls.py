@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from ascend_cases import AscendCase
 from dirichlet_cases import DirichletCase
 from ensemble_cases import EnsembleCase
+from linear_cases import LinearCase
 from mask_cases import MaskCase
 from noise_cases import NoiseCase
 from path_cases import PathCase
@@ -226,6 +228,22 @@ def ascend_max(features: Features, device: torch.device) -> OpCall:
     return OpCall((t["points"], t["grads"], t["step_sizes"]), run)
 
 
+def linear_step(features: Features, device: torch.device, rows: int, into: bool = False) -> OpCall:
+    t = LinearCase("", 2, rows, math.prod(features), 6).tensors(device=device)
+    weight, velocity = torch.empty_like(t["weight"]), torch.empty_like(t["velocity"])
+    out = torch.empty_like(t["inputs"]) if into else None
+
+    def run() -> tuple[Tensor, ...]:
+        weight.copy_(t["weight"])
+        velocity.copy_(t["velocity"])
+        found = ops.linear_step(
+            t["inputs"], t["grads"], weight, velocity, lr=0.1, momentum=0.9, out=out
+        )
+        return found, weight, velocity
+
+    return OpCall(tuple(t.values()), run)
+
+
 CALLS: dict[str, Make] = {
     "path_points": path_points,
     "path_points.out": path_points_out,
@@ -252,4 +270,7 @@ CALLS: dict[str, Make] = {
     "dirichlet_accumulate": dirichlet_accumulate,
     "dirichlet_accumulate.out": dirichlet_accumulate_out,
     "ascend_max": ascend_max,
+    # Few rows and many rows have kernels of their own.
+    "linear_step": lambda features, device: linear_step(features, device, 20),
+    "linear_step.out": lambda features, device: linear_step(features, device, 40, True),
 }

@@ -79,7 +79,7 @@ def same_bits(found: object, expected: object) -> None:
 
 def test_every_kernel_is_there_with_the_arguments_of_the_op() -> None:
     assert set(ops.__all__) - FOR_TENSORS == set(arrays.__all__)
-    called = {name for name, _, _ in CALLS} | {"ascend_max", "random_key"}
+    called = {name for name, _, _ in CALLS} | {"ascend_max", "linear_step", "random_key"}
     isa = {"available_cpu_isas", "build_info", "cpu_isa", "set_cpu_isa"}
     assert called == set(arrays.__all__) - isa
     for name in called - {"random_key", "ascend_max"}:
@@ -128,6 +128,22 @@ def test_ascents_have_the_bits_of_tensors() -> None:
     assert not np.array_equal(found, X.numpy())
 
 
+@pytest.mark.parametrize("into", [False, True], ids=["new", "out"])
+def test_steps_of_training_have_the_bits_of_tensors(into: bool) -> None:
+    inputs, grads, weight, velocity = (
+        torch.rand(2, *size, generator=GENERATOR) for size in ((5, 70), (5, 4), (4, 70), (4, 70))
+    )
+    arrays_of = [tensor.numpy().copy() for tensor in (inputs, grads, weight, velocity)]
+    rates = {"lr": 0.1, "momentum": 0.9}
+    out = np.zeros((2, 5, 70), np.float32) if into else None
+    found = arrays.linear_step(*arrays_of, **rates, out=out, n_threads=2)
+    same_bits(found, ops.linear_step(inputs, grads, weight, velocity, **rates))
+    assert out is None or found is out
+    same_bits(arrays_of[2], weight)
+    same_bits(arrays_of[3], velocity)
+    assert arrays.linear_step(*arrays_of, **rates, need_grad_inputs=False).shape == (2, 0, 70)
+
+
 def test_keys_are_those_of_tensors() -> None:
     for seed in (0, 5, 2**64 - 1, -1):
         same_bits(arrays.random_key(seed, 7), ops.random_key(seed, 7))
@@ -162,6 +178,21 @@ def test_keys_are_those_of_tensors() -> None:
             lambda a: a.ensemble_contract(PARTICLES.numpy(), X.numpy()[0, 0]),
             ValueError,
             "weights must have shape",
+        ),
+        (
+            lambda a: a.linear_step(*[np.ones((2, 2), np.float16)] * 4, lr=0.1, momentum=0.9),
+            ValueError,
+            "weight must be float32 or float64",
+        ),
+        (
+            lambda a: a.linear_step(*[np.ones((2, 2))] * 4, lr=0.1, momentum=0.9),
+            ValueError,
+            "weight must not share memory",
+        ),
+        (
+            lambda a: a.linear_step(*[np.ones((2, 2))] * 4, lr=-0.1, momentum=0.9),
+            ValueError,
+            "lr must be at least 0",
         ),
     ],
 )

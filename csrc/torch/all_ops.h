@@ -4,6 +4,7 @@
 #include "ascend.h"
 #include "dirichlet.h"
 #include "ensemble.h"
+#include "linear.h"
 #include "mask.h"
 #include "noise.h"
 #include "path.h"
@@ -16,6 +17,7 @@ void register_all_ops(Library& library) {
   register_ascend_ops<Backend>(library);
   register_dirichlet_ops<Backend>(library);
   register_ensemble_ops<Backend>(library);
+  register_linear_ops<Backend>(library);
   register_mask_ops<Backend>(library);
   register_noise_ops<Backend>(library);
   register_path_ops<Backend>(library);

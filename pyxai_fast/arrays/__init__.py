@@ -15,6 +15,7 @@ either order, or it is an error.
 from .ascend import ascend_max
 from .dirichlet import dirichlet_accumulate, dirichlet_points
 from .ensemble import ensemble_contract, ensemble_moments, ensemble_transform
+from .linear import linear_step
 from .mask import mask_blend, mask_segments, pack_coalitions, unpack_coalitions
 from .native_module import available_cpu_isas, build_info, cpu_isa, set_cpu_isa
 from .noise import noise_contract, perturb, random_key
@@ -31,6 +32,7 @@ __all__ = [
     "ensemble_contract",
     "ensemble_moments",
     "ensemble_transform",
+    "linear_step",
     "mask_blend",
     "mask_segments",
     "noise_contract",

@@ -14,6 +14,7 @@ from .ensemble import (
     ensemble_transform,
     guided_step,
 )
+from .linear import linear_step
 from .mask import mask_blend, mask_segments, pack_coalitions, unpack_coalitions
 from .noise import noise_contract, perturb
 from .path import path_accumulate, path_points
@@ -45,6 +46,7 @@ __all__ = [
     "ensemble_moments",
     "ensemble_transform",
     "guided_step",
+    "linear_step",
     "mask_blend",
     "mask_segments",
     "native_kernels",

@@ -21,6 +21,7 @@ from .ensemble import (
     guided_step,
     guided_step_out,
 )
+from .linear import linear_step, linear_step_out
 from .mask import (
     mask_blend,
     mask_blend_out,
@@ -45,6 +46,8 @@ __all__ = [
     "ensemble_transform_out",
     "guided_step",
     "guided_step_out",
+    "linear_step",
+    "linear_step_out",
     "mask_blend",
     "mask_blend_out",
     "mask_segments",
