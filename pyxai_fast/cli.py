@@ -88,11 +88,27 @@ def _add_command(
 
 def _add_explain(commands: Any) -> None:
     parser = _add_command(
-        commands, "explain", _run_explain, "explain images: a picture and the numbers for each"
+        commands,
+        "explain",
+        _run_explain,
+        "explain images, sounds, or the rows of a table: a picture and the numbers for each",
     )
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="image files")
+    add(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="image files; or sound files (.wav, .flac, .ogg, .mp3...), which go one by one; or "
+        "one table (.csv, .tsv)",
+    )
     _add_model(parser)
+    add(
+        "--sample-rate",
+        type=_positive_int,
+        metavar="N",
+        help="of the sounds that the model takes, waveforms [rows, samples] in [-1, 1], per second "
+        "(default: the model's own sample_rate, else 16000)",
+    )
     add("--out", required=True, metavar="DIR", help="folder for the results")
     add(
         "--method",
@@ -161,15 +177,28 @@ def _add_explain(commands: Any) -> None:
         metavar="NAME",
         help="what attributions are relative to, in pixels: black, white, mean (the model's mean "
         "colour), blur (the picture, blurred) or a grey level from 0 to 1 (default: black). What "
-        "stands for hidden segments may be segment_mean, their default, or segment_grey too",
+        "stands for hidden segments may be segment_mean, their default, or segment_grey too. Of "
+        "sounds: silence, their default, quiet (30 dB below the sound), or so many decibels, as in "
+        "-20. Of tables: mean (of each column, over all rows of the file; their default), zero or "
+        "a number",
     )
     add(
         "--references",
         nargs="+",
         default=(),
-        metavar="IMAGE",
-        help="pictures that expected_gradients starts from, in place of a baseline",
+        metavar="FILE",
+        help="images, sounds, or a table, that expected_gradients starts from, in place of a "
+        "baseline; for the other methods on tables, a table of training data whose mean is the "
+        "baseline",
     )
+    add("--rows", metavar="A:B", help="of a table, from 0: 0:20 are the first 20 (default: all)")
+    add(
+        "--columns",
+        metavar="NAMES",
+        help="columns of a table that the model takes, a,b,c (default: those that it was fitted "
+        "on, if it knows their names, else all)",
+    )
+    add("--drop", metavar="NAMES", help="columns of a table to leave out: the label")
     add(
         "--output",
         choices=("logit", "prob", "logprob", "margin"),
@@ -186,7 +215,8 @@ def _add_explain(commands: Any) -> None:
         "--set",
         action="append",
         metavar="NAME=VALUE",
-        help="any other option of the method, repeatable; values are read as JSON, else as text",
+        help="any other option of the method, repeatable; values are read as JSON, else as text. "
+        "For sounds also hertz=500 and seconds=0.25, the size of the segments that are hidden",
         default=[],
     )
     _add_run(parser)
@@ -257,7 +287,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="SPEC",
-        help="hf:NAME_OR_DIR, torchvision:NAME, timm:NAME, python:MODULE_OR_FILE.py:FACTORY, "
+        help="hf:NAME_OR_DIR, torchvision:NAME, timm:NAME, python:MODULE_OR_FILE.py:NAME (of a "
+        "function that returns a model, or of a fitted estimator), "
         "onnx:FILE, the address of a model server (http://HOST/v2/models/NAME/infer or "
         "http://HOST/v1/models/NAME:predict) or demo",
     )
@@ -298,7 +329,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     """Where and how a command on pictures runs, and what it writes."""
     add = parser.add_argument
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where the model runs")
-    add("--batch-size", type=_positive_int, default=16, metavar="N", help="images per batch")
+    add("--batch-size", type=_positive_int, default=16, metavar="N", help="files or rows per batch")
     add(
         "--format",
         default="safetensors",
@@ -340,10 +371,15 @@ def _add_demo(commands: Any) -> None:
 
 
 def _run_explain(args: argparse.Namespace) -> int:
+    from pyxai_fast.cli_audio import explain_sounds
     from pyxai_fast.cli_explain import Request, explain_files
+    from pyxai_fast.cli_kinds import IMAGE, SOUND, TABLE, kind_of
+    from pyxai_fast.cli_table import explain_table
 
+    kinds = {IMAGE: explain_files, SOUND: explain_sounds, TABLE: explain_table}
+    explain = kinds[kind_of(args.files)]
     request = Request(
-        images=args.images,
+        images=args.files,
         model=args.model,
         model_options=_options("--model-set", args.model_set),
         preprocessing=args.preprocessing,
@@ -363,6 +399,9 @@ def _run_explain(args: argparse.Namespace) -> int:
         baseline=args.baseline,
         references=args.references,
         output=args.output,
+        rows=args.rows,
+        columns=args.columns,
+        drop=args.drop,
         device=args.device,
         batch_size=args.batch_size,
         memory_format=args.memory_format,
@@ -371,8 +410,9 @@ def _run_explain(args: argparse.Namespace) -> int:
         # A bar in a log file is thousands of lines.
         progress=sys.stderr.isatty() and not args.no_progress,
         overwrite=args.overwrite,
+        sample_rate=args.sample_rate,
     )
-    return explain_files(request)
+    return explain(request)
 
 
 def _run_counterfactual(args: argparse.Namespace) -> int:

@@ -250,7 +250,8 @@ def _record(
             "model": shown_spec(request.model),
             "images": list(request.images),
         },
-        **surroundings(model, device),
+        "preprocessing": model.preprocessing.as_dict(),
+        **surroundings(device),
         "cost": {
             **totals,
             "parts": parts,

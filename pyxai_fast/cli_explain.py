@@ -8,7 +8,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,11 @@ from pyxai_fast.cli_images import (
     shorten,
     surroundings,
 )
+from pyxai_fast.cli_kinds import IMAGE, check_kind
 from pyxai_fast.combinations import COMBINATIONS
 from pyxai_fast.errors import near
 from pyxai_fast.explanation import Explanation
-from pyxai_fast.front_door import explain
+from pyxai_fast.front_door import check_options, explain
 from pyxai_fast.gradients import GRADIENTS, FreeMCG
 from pyxai_fast.images import gaussian_blur
 from pyxai_fast.methods import (
@@ -48,6 +49,7 @@ from pyxai_fast.models.from_url import shown_spec
 from pyxai_fast.models.preprocessing import Preprocessing
 from pyxai_fast.models.preprocessing_file import read_preprocessing
 from pyxai_fast.models.query_error import QueryError
+from pyxai_fast.models.score import ForwardFunc
 from pyxai_fast.models.spec import LoadedModel, load_model
 from pyxai_fast.path_models.sampling import check_guides
 from pyxai_fast.path_models.spec import load_path_model
@@ -63,7 +65,8 @@ _BLUR_PER_PIXEL = 10.0 / 224.0
 class Request:
     """What was asked for; the fields are the options of the command line.
 
-    A baseline of None is black for methods that have one; references are files of pictures.
+    A baseline of None is black for methods that have one; references are files of pictures. Where
+    the files hold something else, what explains them says what its fields mean.
     """
 
     images: Sequence[str]
@@ -93,11 +96,15 @@ class Request:
     file_format: str = "safetensors"
     progress: bool = True
     overwrite: bool = False
+    sample_rate: int | None = None
+    rows: str | None = None
+    columns: str | None = None
+    drop: str | None = None
 
 
 @dataclass(frozen=True)
-class _Result:
-    """One explained image, as it is written to run.json."""
+class Result:
+    """One explained file, as it is written to run.json; the last fields are files."""
 
     file: str
     target: int | None
@@ -107,6 +114,147 @@ class _Result:
     error: float | None
     picture: str
     attributions: str
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return self.picture, self.attributions
+
+
+class Run:
+    """Items that are explained, batch after batch: what was done, what failed, and the record.
+
+    As a context it writes run.json when it ends, however it ends, if there is anything to say.
+
+    Args:
+        request: what was asked for.
+        model, device: of the run.
+        about: what else results depend on, for run.json.
+        noun: what the files are.
+        items: what is explained, by name; the files by default.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        model: LoadedModel,
+        device: torch.device,
+        about: Mapping[str, Any],
+        noun: str = IMAGE,
+        items: Sequence[str] | None = None,
+    ) -> None:
+        self.request, self.model, self.device = request, model, device
+        self.about, self.noun = about, noun
+        self.out = Path(request.out)
+        self.results: list[Any] = []
+        self.failures: list[tuple[str, str]] = []
+        self.costs: list[dict[str, Any]] = []
+        self.used: dict[str, Any] = {}
+        self.items = request.images if items is None else items
+        self._left = dict(enumerate(self.items))
+        self._stopped = False
+        self._started = time.perf_counter()
+
+    def batches(self, size: int) -> Iterator[list[int]]:
+        """Positions of the items, until a model that only answers could not."""
+        for first in range(0, len(self.items), size):
+            if self._stopped:
+                return
+            yield list(range(first, min(first + size, len(self.items))))
+
+    def unreadable(self, position: int, reason: str) -> None:
+        file = self._left.pop(position)
+        self.failures.append((file, reason))
+        print(f"pyxai-fast: {file}: {reason}", file=sys.stderr)
+
+    def explain(
+        self,
+        positions: Sequence[int],
+        write: Callable[[Explanation, int, int], Any],
+        model: ForwardFunc,
+        inputs: Tensor,
+        **options: Any,
+    ) -> None:
+        """Explains inputs [B, ...], one for each of the positions, and writes what is finished.
+
+        Args:
+            write: given the explanation, a row of it and its position, writes that row's files,
+                and gives what run.json is to say of it, a dataclass.
+            options: of pyxai_fast.explain.
+        """
+        request = self.request
+        explanation: Explanation | None = None
+        done, stopped = list(positions), None
+        try:
+            explanation = explain(
+                model,
+                inputs,
+                method=request.method,
+                target=request.target,
+                output=request.output,
+                progress=request.progress,
+                **options,
+            )
+        except QueryError as error:
+            # What was finished before is kept; the rest would fail in the same way.
+            stopped, done = error, []
+            if isinstance(error, Unfinished) and error.explanation is not None:
+                explanation = error.explanation
+                done = [positions[i] for i in error.finished.tolist()]
+        if explanation is not None:
+            self.costs.append(explanation.cost.as_dict())
+            self.used = explanation.settings
+            self.out.mkdir(parents=True, exist_ok=True)
+            for row, position in enumerate(done):
+                self.results.append(write(explanation, row, position))
+                del self._left[position]
+        if stopped is not None:
+            self._stopped = True
+            self.failures += [(f, f"not finished: {stopped.reason}") for f in self._left.values()]
+            print(f"pyxai-fast: error: {stopped}", file=sys.stderr)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # An interrupted run still says what it did.
+        if self.results or self.failures:
+            self.out.mkdir(parents=True, exist_ok=True)
+            record = json.dumps(self._record(), indent=2) + "\n"
+            (self.out / "run.json").write_text(record, encoding="utf-8")
+        if isinstance(self.model.module, BlackBox):
+            self.model.module.close()
+
+    def finish(self) -> int:
+        """Prints what was done; the exit code."""
+        _print_summary(self.results, self.failures, self.out, self.noun)
+        return 1 if self.failures else 0
+
+    def _record(self) -> dict[str, Any]:
+        totals = {
+            key: sum(cost.get(key) or 0 for cost in self.costs)
+            for key in ("gradients", "queries", "seconds")
+        }
+        settings = asdict(self.request)
+        files = list(settings.pop("images"))
+        return {
+            "settings": {
+                f"{self.noun}s": files,
+                **settings,
+                "model": shown_spec(self.request.model),
+                "references": list(self.request.references),
+            },
+            "explained": dict(self.used),
+            **self.about,
+            **surroundings(self.device),
+            "cost": {
+                **totals,
+                "wall_seconds": round(time.perf_counter() - self._started, 3),
+                **asked(self.model),
+                "batches": [dict(cost) for cost in self.costs],
+            },
+            "results": [asdict(result) for result in self.results],
+            "failures": [{"file": file, "reason": reason} for file, reason in self.failures],
+        }
 
 
 def explain_files(request: Request) -> int:
@@ -121,7 +269,8 @@ def explain_files(request: Request) -> int:
         MissingDependency: Pillow, matplotlib or safetensors is not installed.
     """
     check_packages("explain", request.file_format)
-    with_prior = _with_prior(request)
+    check_kind(request, IMAGE)
+    with_prior = with_prior_of(request)
     prior_options(request.prior_options)
     baseline = _baseline(request)
     device = choose_device(request.device)
@@ -140,76 +289,38 @@ def explain_files(request: Request) -> int:
         size = model.preprocessing.size
         prior = load_prior(request.prior, device, size, request.prior_options)
     gradient, options = with_prior(prior)
-    numbered = _takes_numbers(request)
+    numbered = takes_numbers(request)
     if request.path_model is not None:
         options["path_model"] = load_path_model(request.path_model, device)
-    started = time.perf_counter()
-    results: list[_Result] = []
-    failures: list[tuple[str, str]] = []
-    costs: list[dict[str, Any]] = []
-    used: dict[str, Any] = {}
-    stopped: QueryError | None = None
-    try:
-        for first in range(0, len(request.images), request.batch_size):
-            batch = request.images[first : first + request.batch_size]
-            batch_names = names[first : first + request.batch_size]
-            pixels, kept, unread = read_batch(batch, model.preprocessing)
+
+    def write(explanation: Explanation, row: int, position: int) -> Result:
+        return _write(explanation, row, request.images[position], out, names[position], request)
+
+    with Run(request, model, device, {"preprocessing": model.preprocessing.as_dict()}) as run:
+        for batch in run.batches(request.batch_size):
+            files = [request.images[position] for position in batch]
+            pixels, kept, unread = read_batch(files, model.preprocessing)
             for index, reason in unread:
-                failures.append((batch[index], reason))
-                print(f"pyxai-fast: {batch[index]}: {reason}", file=sys.stderr)
+                run.unreadable(batch[index], reason)
             if not kept:
                 continue
             pixels = pixels.to(device)
-            explanation: Explanation | None = None
+            positions = [batch[index] for index in kept]
             if numbered:
                 # So that a picture's map does not depend on what is explained beside it.
-                options["numbers"] = [first + index for index in kept]
-            try:
-                explanation = explain(
-                    model.module,
-                    pixels,
-                    method=request.method,
-                    gradient=gradient,
-                    target=request.target,
-                    baselines=baseline(pixels, model.preprocessing),
-                    preprocessing=model.preprocessing,
-                    output=request.output,
-                    class_names=model.class_names,
-                    progress=request.progress,
-                    **options,
-                )
-                done = kept
-            except QueryError as error:
-                # What was finished before is kept; the rest would fail in the same way.
-                stopped, done = error, []
-                if isinstance(error, Unfinished) and error.explanation is not None:
-                    explanation = error.explanation
-                    done = [kept[i] for i in error.finished.tolist()]
-            if explanation is not None:
-                costs.append(explanation.cost.as_dict())
-                used = explanation.settings
-                out.mkdir(parents=True, exist_ok=True)
-            for row, index in enumerate(done):
-                assert explanation is not None
-                results.append(
-                    _write(explanation, row, batch[index], out, batch_names[index], request)
-                )
-            if stopped is not None:
-                left = [batch[index] for index in kept if index not in done]
-                left += request.images[first + request.batch_size :]
-                failures += [(image, f"not finished: {stopped.reason}") for image in left]
-                print(f"pyxai-fast: error: {stopped}", file=sys.stderr)
-                break
-    finally:
-        # An interrupted run still says what it did.
-        if results or failures:
-            out.mkdir(parents=True, exist_ok=True)
-            record = _record(request, model, device, results, failures, costs, used, started)
-            (out / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        if isinstance(model.module, BlackBox):
-            model.module.close()
-    _print_summary(results, failures, out)
-    return 1 if failures else 0
+                options["numbers"] = positions
+            run.explain(
+                positions,
+                write,
+                model.module,
+                pixels,
+                gradient=gradient,
+                baselines=baseline(pixels, model.preprocessing),
+                preprocessing=model.preprocessing,
+                class_names=model.class_names,
+                **options,
+            )
+    return run.finish()
 
 
 # ---------------------------------------------------------------- before the model is loaded
@@ -223,7 +334,7 @@ _FLAGS = {
 }
 
 
-def _with_prior(request: Request) -> Callable[[Prior | None], tuple[Any, dict[str, Any]]]:
+def with_prior_of(request: Request) -> Callable[[Prior | None], tuple[Any, dict[str, Any]]]:
     """Checks the options of method and gradient, and returns what puts the prior among them.
 
     That returns the gradient, or None where the method has its own, and the method's options.
@@ -232,11 +343,13 @@ def _with_prior(request: Request) -> Callable[[Prior | None], tuple[Any, dict[st
         raise UsageError(
             f"--gradient: must be one of {', '.join(GRADIENTS)}, got {request.gradient!r}"
         )
-    method, options = _method_class(request.method), _method_options(request)
+    method, options = method_class(request.method), _method_options(request)
     combination = COMBINATIONS.get(request.method)
     takes_gradient = "gradient" in _parameters(method)
     own_gradient = combination is not None and combination.axis == "gradient"
-    takes = _takes(method) if combination is None else {*combination.own_options, *_takes(method)}
+    takes = takes_of(method)
+    if combination is not None:
+        takes |= {*combination.own_options}
     if own_gradient and (request.gradient != "autograd" or request.gradient_options):
         raise UsageError(f"--gradient: the method {request.method} has its own")
     if not takes_gradient and (request.gradient != "autograd" or request.gradient_options):
@@ -261,8 +374,9 @@ def _with_prior(request: Request) -> Callable[[Prior | None], tuple[Any, dict[st
             return None, options | given
         return kind(**(of_gradient | given)), options
 
-    if not asks_prior:
-        with_prior(None)  # whatever is wrong with its options is said before the model is loaded
+    # Whatever is wrong with options is said before the model is loaded.
+    made = None if asks_prior else with_prior(None)[0]
+    check_options(request.method, options, output=request.output, gradient=made)
     return with_prior
 
 
@@ -324,7 +438,7 @@ def _references(files: Sequence[str], preprocessing: Preprocessing) -> Tensor:
     return pixels
 
 
-def _method_class(name: str) -> type[AttributionMethod]:
+def method_class(name: str) -> type[AttributionMethod]:
     if name in COMBINATIONS:
         name = COMBINATIONS[name].method
     if name not in METHODS:
@@ -340,7 +454,7 @@ def _method_options(request: Request) -> dict[str, Any]:
     if request.steps is not None:
         if "n_steps" in options:
             raise UsageError("--steps and --set n_steps=... say the same thing; give one of them")
-        if "n_steps" not in _takes(_method_class(request.method)):
+        if "n_steps" not in takes_of(method_class(request.method)):
             raise UsageError(f"--steps: the method {request.method} has no steps")
         options["n_steps"] = request.steps
     if request.memory_format != "auto":
@@ -348,7 +462,7 @@ def _method_options(request: Request) -> dict[str, Any]:
     return options
 
 
-def _takes_numbers(request: Request) -> bool:
+def takes_numbers(request: Request) -> bool:
     """Whether the method's paths are random, and no numbers of the pictures were given."""
     combination = COMBINATIONS.get(request.method)
     return (
@@ -358,7 +472,7 @@ def _takes_numbers(request: Request) -> bool:
     )
 
 
-def _takes(method: type) -> set[str]:
+def takes_of(method: type) -> set[str]:
     """Options of a method, of its constructor and of the call."""
     return _parameters(method) | _parameters(getattr(method, "attribute", None))
 
@@ -367,21 +481,34 @@ def _parameters(function: Any) -> set[str]:
     return set() if function is None else set(inspect.signature(function).parameters)
 
 
-def _baseline(request: Request) -> Callable[[Tensor, Preprocessing], Tensor | float | str | None]:
-    """From pixels [B, C, H, W] and their preprocessing to baselines in pixels."""
-    kind = _method_class(request.method)
-    if request.references:
-        if not issubclass(kind, ExpectedGradients):
-            raise UsageError(f"--references: the method {request.method} takes none")
-        if request.baseline is not None:
-            raise UsageError("--references and --baseline say the same thing; give one of them")
-        read = functools.cache(functools.partial(_references, tuple(request.references)))
-        return lambda pixels, preprocessing: read(preprocessing).to(pixels.device)
+def has_baseline(request: Request) -> bool:
+    """Whether the method has one; UsageError where it has none and one was asked for."""
     combination = COMBINATIONS.get(request.method)
     own_start = combination is not None and not getattr(combination.kind, "takes_baselines", True)
-    if own_start or "baselines" not in _takes(kind):
-        if request.baseline is not None:
-            raise UsageError(f"--baseline: the method {request.method} has no baseline")
+    has = not own_start and "baselines" in takes_of(method_class(request.method))
+    if not has and request.baseline is not None:
+        raise UsageError(f"--baseline: the method {request.method} has no baseline")
+    return has
+
+
+def check_references(request: Request) -> None:
+    """Refuses references where they say nothing, or what the baseline says."""
+    if not request.references:
+        return
+    if not issubclass(method_class(request.method), ExpectedGradients):
+        raise UsageError(f"--references: the method {request.method} takes none")
+    if request.baseline is not None:
+        raise UsageError("--references and --baseline say the same thing; give one of them")
+
+
+def _baseline(request: Request) -> Callable[[Tensor, Preprocessing], Tensor | float | str | None]:
+    """From pixels [B, C, H, W] and their preprocessing to baselines in pixels."""
+    kind = method_class(request.method)
+    check_references(request)
+    if request.references:
+        read = functools.cache(functools.partial(_references, tuple(request.references)))
+        return lambda pixels, preprocessing: read(preprocessing).to(pixels.device)
+    if not has_baseline(request):
         return lambda pixels, _: None
     hides = issubclass(kind, PerturbationMethod)
     if hides and request.baseline in (None, *KINDS):
@@ -414,6 +541,40 @@ def _mean_colour(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 # ---------------------------------------------------------------- per batch and per image
 
 
+def result_of(
+    explanation: Explanation, row: int, file: str, name: str, file_format: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of one file, attributions first, and the fields of its Result."""
+    maps, errors = explanation.attributions, explanation.standard_error
+    assert isinstance(maps, Tensor)  # one tensor went in
+    assert errors is None or isinstance(errors, Tensor)
+    tensors = {"attributions": maps[row].detach().to("cpu", torch.float32).contiguous()}
+    if errors is not None:
+        tensors["standard_error"] = errors[row].detach().to("cpu", torch.float32).contiguous()
+    class_name, probability = plots.class_and_probability(explanation, row)
+    delta = None if explanation.delta is None else float(explanation.delta[row])
+    return tensors, {
+        "file": file,
+        "target": None if explanation.target is None else int(explanation.target[row]),
+        "class_name": class_name,
+        "probability": probability,
+        "delta": delta if delta is not None and math.isfinite(delta) else None,
+        "error": relative_error(tensors),
+        "picture": f"{name}.png",
+        "attributions": f"{name}.{file_format}",
+    }
+
+
+def note_of(result: Result) -> str | None:
+    """What a picture says of it, besides class and probability."""
+    return None if result.error is None else f"standard error {100 * result.error:.0f}%"
+
+
+def save_result(result: Result, tensors: Mapping[str, Tensor], out: Path, method: str) -> None:
+    text = {"method": method, "target": str(result.target), "file": result.file}
+    save_arrays(tensors, out / result.attributions, text)
+
+
 def _write(
     explanation: Explanation,
     row: int,
@@ -421,43 +582,24 @@ def _write(
     out: Path,
     name: str,
     request: Request,
-) -> _Result:
-    maps, inputs = explanation.attributions, explanation.inputs
-    assert isinstance(maps, Tensor) and isinstance(inputs, Tensor)  # one tensor went in
-    attributions = maps[row].detach().to("cpu", torch.float32).contiguous()
-    target = None if explanation.target is None else int(explanation.target[row])
-    class_name, probability = plots.class_and_probability(explanation, row)
-    delta = None if explanation.delta is None else float(explanation.delta[row])
-    errors = explanation.standard_error
-    assert errors is None or isinstance(errors, Tensor)
-    tensors = {"attributions": attributions}
-    if errors is not None:
-        tensors["standard_error"] = errors[row].detach().to("cpu", torch.float32).contiguous()
-    result = _Result(
-        file=image,
-        target=target,
-        class_name=class_name,
-        probability=probability,
-        delta=delta if delta is not None and math.isfinite(delta) else None,
-        error=_relative_error(tensors),
-        picture=f"{name}.png",
-        attributions=f"{name}.{request.file_format}",
-    )
+) -> Result:
+    tensors, fields = result_of(explanation, row, image, name, request.file_format)
+    result = Result(**fields)
+    assert isinstance(explanation.inputs, Tensor)
     figure = plots.overlay_figure(
-        inputs[row],
-        attributions,
-        class_name=class_name,
-        probability=probability,
+        explanation.inputs[row],
+        tensors["attributions"],
+        class_name=result.class_name,
+        probability=result.probability,
         method=request.method,
-        note=None if result.error is None else f"standard error {100 * result.error:.0f}%",
+        note=note_of(result),
     )
     plots.save_figure(figure, out / result.picture)
-    text = {"method": request.method, "target": str(target), "file": image}
-    save_arrays(tensors, out / result.attributions, text)
+    save_result(result, tensors, out, request.method)
     return result
 
 
-def _relative_error(tensors: Mapping[str, Tensor]) -> float | None:
+def relative_error(tensors: Mapping[str, Tensor]) -> float | None:
     """Root mean square of the standard errors, relative to that of the attributions themselves.
 
     None where the map shows nothing but its noise.
@@ -475,44 +617,10 @@ def _relative_error(tensors: Mapping[str, Tensor]) -> float | None:
 # ---------------------------------------------------------------- afterwards
 
 
-def _record(
-    request: Request,
-    model: LoadedModel,
-    device: torch.device,
-    results: Sequence[_Result],
-    failures: Sequence[tuple[str, str]],
-    costs: Sequence[Mapping[str, Any]],
-    used: Mapping[str, Any],
-    started: float,
-) -> dict[str, Any]:
-    totals = {
-        key: sum(cost.get(key) or 0 for cost in costs)
-        for key in ("gradients", "queries", "seconds")
-    }
-    return {
-        "settings": {
-            **asdict(request),
-            "model": shown_spec(request.model),
-            "images": list(request.images),
-            "references": list(request.references),
-        },
-        "explained": dict(used),
-        **surroundings(model, device),
-        "cost": {
-            **totals,
-            "wall_seconds": round(time.perf_counter() - started, 3),
-            **asked(model),
-            "batches": [dict(cost) for cost in costs],
-        },
-        "results": [asdict(result) for result in results],
-        "failures": [{"file": file, "reason": reason} for file, reason in failures],
-    }
-
-
 def _print_summary(
-    results: Sequence[_Result], failures: Sequence[tuple[str, str]], out: Path
+    results: Sequence[Result], failures: Sequence[tuple[str, str]], out: Path, noun: str
 ) -> None:
-    rows = [("image", "class", "p", "completeness gap", "standard error", "files")]
+    rows = [(noun, "class", "p", "completeness gap", "standard error", "files")]
     for result in results:
         rows.append(
             (
@@ -521,7 +629,7 @@ def _print_summary(
                 "-" if result.probability is None else f"{100 * result.probability:.1f}%",
                 "-" if result.delta is None else f"{result.delta:+.2e}",
                 "-" if result.error is None else f"{100 * result.error:.0f}%",
-                f"{result.picture}, {result.attributions}",
+                ", ".join(result.files),
             )
         )
     if results:

@@ -56,9 +56,13 @@ def output_names(
     return names
 
 
-def check_packages(command: str, file_format: str) -> None:
+# Packages that the commands on pictures need, and the extras that have them.
+PICTURES = {"PIL": "image", "matplotlib": "plot"}
+
+
+def check_packages(command: str, file_format: str, needed: Mapping[str, str] = PICTURES) -> None:
     """Refuses what needs packages that are not installed."""
-    needed = {"PIL": "image", "matplotlib": "plot"}
+    needed = dict(needed)
     if file_format == "safetensors":
         needed["safetensors"] = "image"
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
@@ -118,10 +122,9 @@ def save_arrays(tensors: Mapping[str, Tensor], path: Path, text: Mapping[str, st
 # ---------------------------------------------------------------- afterwards
 
 
-def surroundings(model: LoadedModel, device: torch.device) -> dict[str, Any]:
-    """What a result depends on besides the settings, for run.json."""
+def surroundings(device: torch.device) -> dict[str, Any]:
+    """What a result depends on besides the settings and the model, for run.json."""
     return {
-        "preprocessing": model.preprocessing.as_dict(),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

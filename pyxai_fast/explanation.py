@@ -38,6 +38,7 @@ class Explanation:
         method: its name.
         settings: the options of the call, fit for JSON.
         class_names: of the outputs, where they are known.
+        feature_names: of the columns of tables, where they are known.
     """
 
     attributions: Attributions
@@ -51,6 +52,7 @@ class Explanation:
     class_names: list[str] | None = None
     standard_error: Attributions | None = None
     n_targets: int | None = None
+    feature_names: list[str] | None = None
 
     def __repr__(self) -> str:
         maps = self.attributions if isinstance(self.attributions, tuple) else (self.attributions,)
@@ -132,10 +134,12 @@ class Explanation:
 
     def save(self, path: str | Path) -> Path:
         """Writes all tensors and the settings to one .safetensors or .npz file."""
-        about = json.dumps(
-            {"method": self.method, "settings": self.settings, "cost": self.cost.as_dict()}
-        )
-        return save_tensors(self.tensors(), about, path)
+        about: dict[str, Any] = {
+            "method": self.method, "settings": self.settings, "cost": self.cost.as_dict()
+        }  # fmt: skip
+        if self.feature_names is not None:
+            about["feature_names"] = self.feature_names
+        return save_tensors(self.tensors(), json.dumps(about), path)
 
 
 def save_tensors(tensors: dict[str, Tensor], about: str, path: str | Path) -> Path:

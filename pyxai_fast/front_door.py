@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,15 +21,15 @@ from .methods.loop import LoopOptions
 from .methods.unfinished import Unfinished
 from .models.preprocessing import Preprocessing
 from .models.query_error import QueryError
-from .models.score import ForwardFunc
 from .models.target import Targets, check_target, normalise_target
 from .runtime.cost import Cost
 from .runtime.inference import outside_inference_mode
+from .tables import as_table_call, warn_of_zeros
 
 
 @outside_inference_mode
 def explain(
-    model: ForwardFunc,
+    model: Any,
     inputs: Any,
     *,
     method: str = "integrated_gradients",
@@ -42,6 +42,7 @@ def explain(
     select_output: Callable[[Any], Tensor] | None = None,
     additional_forward_args: Any = None,
     class_names: list[str] | None = None,
+    feature_names: Sequence[str] | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Explanation:
@@ -50,27 +51,36 @@ def explain(
     Args:
         model: a torch module (in eval mode), any differentiable function of the inputs, or with a
             gradient that only asks (LikelihoodRatio) any function that answers, such as a BlackBox.
+            For tables also a fitted estimator: a classifier with predict_proba (of scikit-learn, a
+            Pipeline, xgboost, lightgbm), or a regressor with predict.
         inputs: [B, ...], or a tuple of such tensors; pixels in [0, 1] when `preprocessing` is
-            given, else what the model takes.
+            given, else what the model takes. A table may be a pandas frame of numbers, or for
+            models that only answer an array, [B, D]; frames and estimators are asked in float64.
         method: one of pyxai_fast.METHODS, or "freemcg": the signed map of a FreeMCG gradient, with
             its options (prior=..., n_particles=..., levels=..., target_score=..., seed=...).
         target: the class to explain, for all examples or one for each; None explains the class that
             the model predicts; Targets(3, 5) explains several, from the same evaluations.
         baselines: where paths start, in the units of the inputs, for methods that have a path; for
-            expected_gradients the references, [R, ...].
+            expected_gradients the references, [R, ...]. What stands for what is hidden, in methods
+            that hide segments. For tables 0 by default, and better the mean of training data: a
+            Series such as train.mean(), [D] or [1, D]; or "mean", of the rows given.
         gradient: how slopes are found: one of pyxai_fast.GRADIENTS by name, or an instance with
             options of its own; "autograd" by default.
         standard_error: whether to give the standard errors of the attributions; by default where
             attributions are estimates.
         preprocessing: turns pixels into model inputs, inside the kernels.
         output: "logit", "prob", "logprob" or "margin"; by default what suits the method: "prob" for
-            those that hide segments, "logit" for the others.
+            those that hide segments, "logit" for the others. Of estimators, whatever the method,
+            "prob" of classifiers, and of regressors what they predict.
         select_output: picks the output tensor from what the model returns.
         additional_forward_args: further arguments of the model.
-        class_names: kept with the explanation, for pictures.
+        class_names: kept with the explanation, for pictures; by default an estimator's own.
+        feature_names: of the columns of tables, the same; by default those of the frame, or of the
+            one that the estimator was fitted on.
         progress: a progress bar.
         options: any other option of the method's constructor (memory_format=...) or its `attribute`
-            (n_steps=..., internal_batch_size=...).
+            (n_steps=..., internal_batch_size=...; feature_mask=torch.tensor([0, 1, 1, 1, 2]) hides
+            the three columns of a one-hot code together).
 
     Returns:
         Explanation.
@@ -87,6 +97,10 @@ def explain(
         >>> explanation.attributions.shape, explanation.target.shape
         (torch.Size([2, 3, 2, 2]), torch.Size([2]))
     """
+    model, inputs, baselines, feature_names, own_classes, own_output, is_table = as_table_call(
+        model, inputs, baselines, feature_names
+    )
+    class_names = own_classes if class_names is None else class_names
     name = method
     if method in COMBINATIONS:
         combination = COMBINATIONS[method]
@@ -109,7 +123,8 @@ def explain(
         raise ArgumentError(
             f"explain: gradient must not be given for {method}, which takes none, got {gradient!r}"
         )
-    output = defaults["output"].default if output is None else output
+    if output is None:
+        output = own_output or defaults["output"].default
     explainer = kind(
         model,
         output=output,
@@ -120,8 +135,9 @@ def explain(
     )
     if standard_error is None:
         standard_error = explainer.is_estimate() and explainer.has_standard_error()
+    takes_baselines = "baselines" in inspect.signature(kind.attribute).parameters
     if baselines is not None:
-        if "baselines" not in inspect.signature(kind.attribute).parameters:
+        if not takes_baselines:
             raise ArgumentError(
                 f"explain: baselines must not be given for {method}, which has no path"
             )
@@ -135,6 +151,8 @@ def explain(
     explainer.check_call(**at_call)
     batch, gaps = tensors[0].shape[0], explainer.has_convergence_delta()
     explainer.check_budget(batch * explainer.steps_of(**at_call), batch + (batch if gaps else 0))
+    if is_table and takes_baselines and baselines is None:
+        warn_of_zeros(tensors[0], feature_names)
     cost = Cost()
     outputs = explainer.outputs(inputs, additional_forward_args, cost)
     target, chosen = _resolve_target(target, outputs)
@@ -160,6 +178,7 @@ def explain(
             method=method,
             settings=settings,
             class_names=class_names,
+            feature_names=feature_names,
             n_targets=len(target) if isinstance(target, Targets) else None,
         )
 
@@ -199,6 +218,48 @@ def explain(
             # The explanation itself is there, and may have cost a lot.
             warnings.warn(f"the completeness gap is not known: {error}", stacklevel=2)
     return explanation(attributions, errors, delta)
+
+
+def check_options(
+    method: str,
+    options: Mapping[str, Any],
+    *,
+    output: str | None = None,
+    gradient: Gradient | None = None,
+) -> None:
+    """Refuses what `explain` would refuse of a method's options, as far as that can be told without
+    a model and inputs.
+
+    Args:
+        method, options, output: of `explain`; of options that must be given some may be missing.
+        gradient: for methods that take one.
+
+    Raises:
+        TypeError, ValueError: naming the option, what it must be and what it is.
+    """
+    name, chosen = method, dict(options)
+    made: dict[str, Any] = {}
+    combination = COMBINATIONS.get(method)
+    if combination is not None:
+        name = combination.method
+        if combination.needed:
+            chosen = {k: v for k, v in chosen.items() if k not in combination.own_options}
+        else:
+            found, chosen = combination.split(method, chosen)
+            made[combination.axis] = found
+    kind = _method_class(name)
+    at_construction, at_call = _split_options(kind, method, chosen)
+    if combination is not None and combination.needed:
+        return
+    if gradient is not None:
+        made["gradient"] = gradient
+    if output is not None:
+        made["output"] = output
+    kind(_unasked, **made, **at_construction).check_call(**at_call)
+
+
+def _unasked(*_: Any) -> Any:
+    raise AssertionError("options are checked without a model")
 
 
 def _method_class(method: str) -> type[AttributionMethod]:

@@ -49,6 +49,8 @@ _DIVERGING = (
 _TINTS = ((-1.0, (0, 60, 170)), (-0.25, (20, 110, 240)), (0.25, (245, 40, 30)), (1.0, (180, 0, 20)))
 INK = "#222222"
 MUTED = "#666666"
+# Bars that are so much shorter than the longest are zero but for rounding.
+ROUNDING = 1e-6
 
 
 def reduce_channels(attributions: Values, how: str = "signed_sum") -> FloatArray:
@@ -273,7 +275,8 @@ def bars(
     feature_names: Sequence[str] | None = None,
     feature_values: Values | None = None,
     captions: Sequence[str | None] | None = None,
-    top: int = 12,
+    top: int = 15,
+    label: str = "attribution",
     title: str | None = None,
 ) -> Figure:
     """Horizontal bars, the largest attributions first: red for, blue against.
@@ -284,7 +287,9 @@ def bars(
         feature_names: D names; "feature 0", ... by default.
         feature_values: Same shape as ``attributions``; written beside the names of a single input.
         captions: One per input, over its panel.
-        top: How many features are drawn; the rest are added up in one last bar.
+        top: How many features are drawn. The rest are added up in one last bar, if attributions
+            have signs; of sizes and masks, which do not add up to anything, the largest is named.
+        label: Of the axis.
         title: Over the whole figure.
     """
     values = np.atleast_2d(_array(attributions))
@@ -295,20 +300,19 @@ def bars(
     n_features = values.shape[1]
     names = [f"feature {i}" for i in range(n_features)]
     if feature_names is not None:
-        names = [str(name) for name in feature_names]
+        names = [_shortened(str(name)) for name in feature_names]
     if len(names) != n_features:
         raise ValueError(f"bars: feature_names must have {n_features} names, got {len(names)}")
     values = _finite(values)
     if feature_values is not None and len(values) == 1:
         shown = np.atleast_2d(_array(feature_values))[0]
-        names = [f"{name} = {value:.4g}" for name, value in zip(names, shown, strict=True)]
+        names = [f"{name} = {_figure(value)}" for name, value in zip(names, shown, strict=True)]
     titles: list[str | None] = list(captions) if captions is not None else [None] * len(values)
     if len(titles) != len(values):
         raise ValueError(f"bars: captions must have {len(values)} entries, got {len(titles)}")
-    label = "attribution"
     if len(values) > _MAX_BAR_PANELS:
         titles = [f"mean over {len(values)} inputs"]
-        values, label = np.abs(values).mean(axis=0, keepdims=True), "mean |attribution|"
+        values, label = np.abs(values).mean(axis=0, keepdims=True), f"mean |{label}|"
     return _bar_figure(values, names, titles, top=top, label=label, title=title)
 
 
@@ -345,7 +349,7 @@ def explanation_figure(
 
     Args:
         explanation: With attributions [B, C, H, W] (C = 1 or 3) or [B, D].
-        feature_names: Names for tabular inputs.
+        feature_names: Names for tabular inputs, in place of those that the explanation has.
         how: As in ``reduce_channels``.
         max_rows: Of a batch of images, how many are drawn.
 
@@ -362,9 +366,12 @@ def explanation_figure(
     if attributions.ndim == 2:
         return bars(
             attributions,
-            feature_names=feature_names,
+            feature_names=explanation.feature_names if feature_names is None else feature_names,
             feature_values=inputs if len(attributions) == 1 else None,
-            captions=[caption(*each) for each in captions],
+            captions=[
+                caption(*each) or _answered(explanation, i) for i, each in enumerate(captions)
+            ],
+            label=f"attribution, {explanation.method.replace('_', ' ')}",
         )
     if attributions.ndim != 4 or attributions.shape[1] not in (1, 3):
         raise ValueError(
@@ -415,6 +422,12 @@ def class_and_probability(explanation: Explanation, i: int) -> tuple[str | None,
         logits = outputs.clamp(max=0.0) if kind == "margin" else outputs
         probability = float(logits.softmax(-1)[target])
     return name, probability if np.isfinite(probability) else None
+
+
+def _answered(explanation: Explanation, i: int) -> str | None:
+    """What a model with one output answered to example i."""
+    outputs = explanation.outputs[i]
+    return f"answer {_figure(float(outputs))}" if outputs.numel() == 1 else None
 
 
 # ---------------------------------------------------------------- values
@@ -497,9 +510,17 @@ def caption(class_name: str | None, probability: float | None) -> str | None:
     if class_name is None:
         return percent
     # ImageNet names list synonyms; the first says enough on a picture.
-    name = class_name.split(",")[0].strip()
-    name = name if len(name) <= 32 else f"{name[:31].rstrip()}\u2026"
+    name = _shortened(class_name.split(",")[0].strip())
     return name if percent is None else f"{name}  {percent}"
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 32 else f"{name[:31].rstrip()}\u2026"
+
+
+def _figure(value: float) -> str:
+    """A number in four digits, with the sign that is as wide as a plus."""
+    return f"{value:.4g}".replace("-", "\u2212")
 
 
 # ---------------------------------------------------------------- layout, in inches
@@ -657,10 +678,13 @@ def _bar_figure(
     drawn = values[:, kept]
     if len(rest) == 1:  # its own bar says more than "1 other"
         labels, drawn = [*labels, names[rest[0]]], values[:, order]
+    elif len(rest) and values.min() >= 0:
+        labels = [*labels, f"{len(rest)} others, at most {values[:, rest].max():.2g}"]
     elif len(rest):
         labels = [*labels, f"{len(rest)} others, summed"]
         drawn = np.concatenate([drawn, values[:, rest].sum(axis=1, keepdims=True)], axis=1)
-    n_rows, n_panels = len(labels), len(values)
+    # The last row may be a remark without a bar.
+    n_rows, n_bars, n_panels = len(labels), drawn.shape[1], len(values)
     label_width = 0.35 + 0.068 * max(len(name) for name in labels)
     panel_width, row_height = (3.6 if n_panels == 1 else 2.3), 0.24
     head = 0.18 + (0.24 if title else 0.0) + (0.26 if any(titles) else 0.0)
@@ -682,15 +706,19 @@ def _bar_figure(
             (left / width, foot / height, panel_width / width, (n_rows * row_height + 0.1) / height)
         )
         colours = ["#cb1e2d" if value >= 0 else "#2166ac" for value in drawn[panel]]
-        axes.barh(positions, drawn[panel], height=0.68, color=colours)
+        axes.barh(positions[:n_bars], drawn[panel], height=0.68, color=colours)
         axes.axvline(0.0, color=INK, linewidth=0.8)
-        axes.set_xlim(-1.28 * limit if lowest < 0 else 0.0, 1.28 * limit)
+        axes.set_xlim(-max(-1.28 * lowest, 0.4 * limit) if lowest < 0 else 0.0, 1.28 * limit)
         axes.set_ylim(-0.7, n_rows - 0.3)
         axes.set_yticks(positions)
         axes.set_yticklabels(labels if panel == 0 else [], fontsize=8.5, color=INK)
-        for position, value in zip(positions, drawn[panel], strict=True):
+        for position, value in zip(positions[:n_bars], drawn[panel], strict=True):
+            if abs(value) < ROUNDING * limit:
+                text = "0"
+            else:
+                text = f"{value:+.2g}" if lowest < 0 else f"{value:.2g}"
             axes.annotate(
-                (f"{value:+.2g}" if lowest < 0 else f"{value:.2g}").replace("-", "\u2212"),
+                text.replace("-", "\u2212"),
                 (float(value), float(position)),
                 xytext=(3 if value >= 0 else -3, 0),
                 textcoords="offset points",

@@ -20,9 +20,10 @@ pytest.importorskip("matplotlib")
 
 from pyxai_fast import METHODS, BlurPath
 from pyxai_fast.demo import __main__ as demo
-from pyxai_fast.demo import data, model, runs, train
+from pyxai_fast.demo import data, heard, model, runs, train
 
 PRIOR = importlib.util.find_spec("diffusers") is not None
+SOUND = importlib.util.find_spec("soundfile") is not None
 SHOWN = {*METHODS, *runs.PATHS, *((runs.ON_MANIFOLD,) if PRIOR else ())}
 
 
@@ -204,7 +205,9 @@ def test_demo_writes_what_it_says(written: Path) -> None:
     from safetensors.torch import load_file
 
     names = {"gallery.png", "attributions.safetensors", "table.md", "table.json", "digits"}
+    names |= {"table.png"}
     names |= {"counterfactuals.png"} if PRIOR else set()
+    names |= set(heard.FILES) if SOUND else set()
     assert {path.name for path in written.iterdir()} == names
     tensors = load_file(written / "attributions.safetensors")
     assert tensors.keys() == {"inputs", "labels", "indices", "targets", *SHOWN}
@@ -283,6 +286,8 @@ def test_demo_prints_the_table_it_writes(
     assert len(lines) == 2 + len(runs.plan(PRIOR))
     assert len({len(line) for line in lines}) == 1  # aligned
     assert "demo" in printed.err  # the progress bar
+    assert ("lies within the event" in table) == SOUND
+    assert ("listen to" if SOUND else "Install soundfile") in printed.out
 
 
 def test_digits_are_written_as_pictures_for_the_commands(written: Path, tmp_path: Path) -> None:
@@ -321,6 +326,18 @@ def test_counterfactuals_of_the_demo_are_pictures_and_figures(written: Path) -> 
     image = pillow.open(written / "counterfactuals.png")
     assert min(image.size) > 800
     assert "are read as it (" in (written / "table.md").read_text()
+
+
+@pytest.mark.skipif(not SOUND, reason="sound files need soundfile")
+def test_the_command_on_sounds_runs_on_the_demo(written: Path, tmp_path: Path) -> None:
+    from pyxai_fast.cli import main
+
+    sound = str(written / "sound.wav")
+    brief = ["--samples", "40", "--set", "student_size=32", "--set", "mask_epochs=[0,1]"]
+    arguments = ["--model", "demo", "--method", "dax", *brief, "--out", str(tmp_path)]
+    assert main(["explain", sound, *arguments]) == 0
+    (result,) = json.loads((tmp_path / "run.json").read_text())["results"]
+    assert result["class_name"] == "rising" and (tmp_path / result["heard"]).exists()
 
 
 def test_threads_are_put_back() -> None:

@@ -193,6 +193,7 @@ def test_every_explanation_gets_the_figure_that_suits_it(shape: tuple[int, ...])
         target=torch.ones(shape[0], dtype=torch.long),
         outputs=torch.tensor([[0.0, np.log(3.0)]]).repeat(shape[0], 1),
         class_names=["cat", "dog"],
+        feature_names=None,
         method="saliency",
         settings={},
     )

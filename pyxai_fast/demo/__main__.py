@@ -1,8 +1,9 @@
 """Explain handwritten digits with every method: ``python -m pyxai_fast.demo --out demo``.
 
-Writes gallery.png, attributions.safetensors, table.md and table.json, the digits as pictures, and
-where diffusers is installed counterfactuals.png. It needs no download and no GPU; the model and the
-prior, with their weights, are part of the package.
+Writes gallery.png, attributions.safetensors, table.md and table.json, the digits as pictures,
+table.png, of a row of a table, and where diffusers is installed counterfactuals.png, where
+soundfile is installed an explained sound. It needs no download and no GPU; the models are part of
+the package, or trained in seconds.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import pyxai_fast
-from pyxai_fast.counterfactuals import Counterfactuals
-from pyxai_fast.demo import changes
+from pyxai_fast.demo import changes, heard, tables
 from pyxai_fast.demo.data import CLASS_NAMES, load_digits
 from pyxai_fast.demo.model import load_demo_model
 from pyxai_fast.demo.prior import load_demo_prior
@@ -86,6 +86,7 @@ def _demo(
     found = None
     if prior is not None:
         found = changes.change(model, prior, images[: changes.DIGITS], progress=progress)
+    listened = heard.hear(progress=progress) if importlib.util.find_spec("soundfile") else None
 
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
@@ -95,16 +96,25 @@ def _demo(
     changes.save_digits(images, labels, out / "digits")
     if found is not None:
         found.plot(out / "counterfactuals.png")
-    report = _report(runs, test, labels, found)
+    if listened is not None:
+        heard.save(listened, out)
+    of_table = tables.draw(out / "table.png", progress)
+    sections = [
+        None if found is None else changes.section(found),
+        None if listened is None else heard.section(listened),
+    ]
+    report = _report(runs, test, labels, sections)
     (out / "table.md").write_text(report, encoding="utf-8")
     record = _record(runs, test, chosen, time.perf_counter() - started)
     (out / "table.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(report)
     print(
-        f"Wrote gallery.png, {'' if found is None else 'counterfactuals.png, '}"
+        f"Wrote gallery.png, table.png, {'' if found is None else 'counterfactuals.png, '}"
+        f"{'' if listened is None else ', '.join(heard.FILES) + ', '}"
         f"attributions.safetensors, table.md, table.json and digits/ to {out} in "
         f"{record['seconds']:.1f} s.\n{_look_at(runs[0], labels, out)}"
     )
+    print(of_table)
     if found is not None:
         print(
             f"Look at {out / 'counterfactuals.png'}: what would have to change for another digit."
@@ -114,6 +124,11 @@ def _demo(
             "Install diffusers (pip install pyxai-fast[diffusion]) for maps on the data manifold "
             "and counterfactuals."
         )
+    if listened is not None:
+        picture, _, part = heard.FILES
+        print(f"Look at {out / picture}, and listen to {out / part}: what a network hears.")
+    else:
+        print("Install soundfile (pip install pyxai-fast[audio]) for a sound, explained.")
 
 
 def choose(model: nn.Module, images: Tensor, labels: Tensor, n: int) -> Tensor:
@@ -224,7 +239,7 @@ def _unsigned(item: Run) -> bool:
 
 
 def _report(
-    runs: Sequence[Run], test: dict[str, Any], labels: Tensor, found: Counterfactuals | None
+    runs: Sequence[Run], test: dict[str, Any], labels: Tensor, sections: Sequence[str | None]
 ) -> str:
     """table.md: what was explained, the table, and how far the backends agree."""
     wrong = int((_targets(runs[0]) != labels).sum())
@@ -235,15 +250,14 @@ def _report(
     )
     isa = pyxai_fast.ops.cpu_isa()
     notes = (
-        f"Times are of the fastest of {REPEATS} calls (freemcg: of one), the networks' own work "
-        f"included, on "
+        f"Times are of the fastest of {REPEATS} calls (freemcg, dax, student_gradient: of one), "
+        f"the networks' own work included, on "
         f"{_count(torch.get_num_threads(), 'CPU thread')}. Gradients and queries are inputs sent "
         "through the network with and without a backward pass, for the whole batch."
     )
     if isa is not None:
         notes += f" The backend cpu is the C++ kernels ({isa}), reference is PyTorch."
-    changed = None if found is None else changes.section(found)
-    parts = ["# Handwritten digits", about, markdown(runs), agreement(runs), notes, changed]
+    parts = ["# Handwritten digits", about, markdown(runs), agreement(runs), notes, *sections]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

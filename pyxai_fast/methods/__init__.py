@@ -2,6 +2,7 @@
 
 from .at_input import InputXGradient, Saliency
 from .attribution import AttributionMethod
+from .dax import DAX, StudentGradient
 from .expected_gradients import ExpectedGradients
 from .geometrically_guided import GeometricallyGuidedIG
 from .guided_ig import GuidedIG
@@ -23,9 +24,12 @@ METHODS: dict[str, type[AttributionMethod]] = {
     "lime": Lime,
     "kernel_shap": KernelShap,
     "rise": Rise,
+    "dax": DAX,
+    "student_gradient": StudentGradient,
 }
 
 __all__ = [
+    "DAX",
     "METHODS",
     "AttributionMethod",
     "ExpectedGradients",
@@ -39,4 +43,5 @@ __all__ = [
     "Rise",
     "Saliency",
     "SmoothGrad",
+    "StudentGradient",
 ]

@@ -75,7 +75,8 @@ class GradientMethod(AttributionMethod):
         if self.gradient.needs_autograd and isinstance(forward_func, BlackBox):
             raise ArgumentError(
                 f"{type(self).__name__}: gradient must be one that only asks, such as "
-                f"LikelihoodRatio(), for a model that only answers, got {self.gradient!r}"
+                f"LikelihoodRatio(), for a model that only answers, got {self.gradient!r}; "
+                "the methods dax, kernel_shap, lime and rise need none"
             )
 
     def has_standard_error(self) -> bool:

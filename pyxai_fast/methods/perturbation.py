@@ -26,6 +26,17 @@ from .loop import LoopOptions
 LEAST_QUERIES = 3
 
 
+def check_queries(op: str, n_queries: Any) -> None:
+    try:
+        enough = not isinstance(n_queries, bool) and operator.index(n_queries) >= LEAST_QUERIES
+    except TypeError:
+        enough = False
+    if not enough:
+        raise ArgumentError(
+            f"{op}: n_queries must be an integer >= {LEAST_QUERIES}, got {n_queries!r}"
+        )
+
+
 class PerturbationMethod(AttributionMethod):
     """A method that only asks: about inputs with some of their segments hidden.
 
@@ -62,6 +73,8 @@ class PerturbationMethod(AttributionMethod):
     # What a method defines.
 
     hidden_by_default = SEGMENT_MEAN
+    # Where a call names no other number.
+    n_queries = 1000
     # How the coalitions were drawn that it can make values of.
     reads: tuple[str, ...] = ("bernoulli",)
 
@@ -77,21 +90,16 @@ class PerturbationMethod(AttributionMethod):
 
     # What all of them do.
 
-    def check_call(self, n_queries: int = 1000, **options: Any) -> None:
-        try:
-            enough = not isinstance(n_queries, bool) and operator.index(n_queries) >= LEAST_QUERIES
-        except TypeError:
-            enough = False
-        if not enough:
-            raise ArgumentError(
-                f"attribute: n_queries must be an integer >= {LEAST_QUERIES}, got {n_queries!r}"
-            )
+    def check_call(self, n_queries: int | None = None, **options: Any) -> None:
+        if n_queries is not None:
+            check_queries("attribute", n_queries)
 
     def starts(self, inputs: tuple[Tensor, ...], baselines: Any) -> tuple[Tensor, ...]:
+        self.check_inputs(inputs)
         return super().starts(inputs, None if isinstance(baselines, str) else baselines)
 
-    def steps_of(self, n_queries: int = 1000, **options: Any) -> int:
-        return n_queries
+    def steps_of(self, n_queries: int | None = None, **options: Any) -> int:
+        return self.n_queries if n_queries is None else operator.index(n_queries)
 
     @outside_inference_mode
     def queries(
@@ -101,7 +109,7 @@ class PerturbationMethod(AttributionMethod):
         target: Any = None,
         additional_forward_args: Any = None,
         feature_mask: Tensor | None = None,
-        n_queries: int = 1000,
+        n_queries: int | None = None,
         seed: int = 0,
         *,
         internal_batch_size: int | None = None,
@@ -115,18 +123,14 @@ class PerturbationMethod(AttributionMethod):
         options = LoopOptions(max_rows=internal_batch_size)
         with timed(cost), torch.no_grad():
             tensors = input_tensors(inputs, self.forward_func)
-            if len(tensors) != 1:
-                raise ArgumentError(
-                    f"{type(self).__name__}: inputs must be one tensor, got a tuple of "
-                    f"{len(tensors)}"
-                )
+            self.check_inputs(tensors)
             (given,) = (x.detach() for x in tensors)
             segments = segments_for(given, self.segments if feature_mask is None else feature_mask)
             segments = segments.to(given.device, torch.int32)
             wanted = as_hidden(baselines, given, segments, self.hidden_by_default)
             (hidden,) = baseline_tensors(wanted, (given,))
             counts = [n_segments(one) for one in segments] * (len(given) // len(segments))
-            coalitions = self.coalitions(operator.index(n_queries), counts, seed, given.device)
+            coalitions = self.coalitions(self.steps_of(n_queries), counts, seed, given.device)
             score = self._score((given,), target, additional_forward_args, cost)
             score.max_rows = options.max_rows
             rows = len(given) * len(coalitions.words)
@@ -145,23 +149,41 @@ class PerturbationMethod(AttributionMethod):
                 scores = ask(score, given, segments, hidden.to(given.dtype), coalitions)
             finally:
                 bar.close()
-        return Queries(given, segments, hidden.to(given.dtype), coalitions, tuple(counts), scores)
+        return Queries(
+            given, segments, hidden.to(given.dtype), coalitions, tuple(counts), scores, seed
+        )
 
-    def read(self, queries: Queries, return_input_shape: bool = True) -> Tensor:
+    def read(
+        self, queries: Queries, return_input_shape: bool = True, *, show_progress: bool = False
+    ) -> Tensor:
         """Maps from queries that were asked before, by this method or another.
+
+        Args:
+            queries: what `queries` of a method gave.
+            return_input_shape: False gives the values of the segments.
+            show_progress: of methods that learn from the queries.
 
         Returns:
             [B, ...] as the inputs (or [B, n, ...]), float32, each feature with the value of its
             segment; without `return_input_shape` the segments' values, [B, S] (or [B, n, S]).
         """
+        self.check_drawn(queries)
+        values = self.values(queries)
+        values = values if queries.several else values[:, 0]
+        return (queries.painted(values) if return_input_shape else values).float()
+
+    def check_inputs(self, inputs: tuple[Tensor, ...]) -> None:
+        if len(inputs) != 1:
+            raise ArgumentError(
+                f"{type(self).__name__}: inputs must be one tensor, got a tuple of {len(inputs)}"
+            )
+
+    def check_drawn(self, queries: Queries) -> None:
         if queries.coalitions.drawn not in self.reads:
             raise ArgumentError(
                 f"{type(self).__name__}: queries must be of coalitions drawn as "
                 f"{' or '.join(self.reads)}, got {queries.coalitions.drawn}"
             )
-        values = self.values(queries)
-        values = values if queries.several else values[:, 0]
-        return (queries.painted(values) if return_input_shape else values).float()
 
     @outside_inference_mode
     def attribute(
@@ -171,7 +193,7 @@ class PerturbationMethod(AttributionMethod):
         target: Any = None,
         additional_forward_args: Any = None,
         feature_mask: Tensor | None = None,
-        n_queries: int = 1000,
+        n_queries: int | None = None,
         seed: int = 0,
         *,
         return_input_shape: bool = True,
@@ -192,7 +214,8 @@ class PerturbationMethod(AttributionMethod):
                 queries.
             feature_mask: int [B or 1, 1 or C, ...], the segment of each feature, from 0.
             n_queries: rows that the model is asked for each input: the whole input, the input with
-                everything hidden, and others at random.
+                everything hidden, and others at random. By default the method's own: 1000 but for
+                those that are trained.
             seed: of the coalitions, which are the same for all inputs.
             return_input_shape: False gives the values of the segments instead, [B, S].
             return_standard_error: must be False.
@@ -224,4 +247,5 @@ class PerturbationMethod(AttributionMethod):
             cost=cost,
         )
         with timed(cost):
-            return as_given((self.read(queries, return_input_shape),), inputs)
+            maps = self.read(queries, return_input_shape, show_progress=show_progress)
+            return as_given((maps,), inputs)

@@ -109,28 +109,22 @@ class BlackBox:
         self._warned: set[str] = set()
 
     @classmethod
-    def from_sklearn(cls, estimator: Any, **options: Any) -> BlackBox:
+    def from_sklearn(cls, estimator: Any, *, frame: Any = None, **options: Any) -> BlackBox:
         """A fitted scikit-learn classifier: the probabilities of float64 rows [R, D].
 
         Args:
             estimator: with predict_proba.
+            frame: a pandas frame: the estimator is given frames with its columns, float64, in place
+                of arrays. One that was fitted on a frame is by default, where pandas is imported.
             options: max_rows, budget and cache of the constructor.
 
         Raises:
             TypeError: the estimator gives no probabilities; the message says what to do.
         """
-        name = type(estimator).__name__
-        if not callable(getattr(estimator, "predict_proba", None)):
-            wanted = f"BlackBox.from_sklearn: {name} must have predict_proba"
-            for method in ("decision_function", "predict"):
-                if callable(getattr(estimator, method, None)):
-                    raise TypeError(
-                        f"{wanted}; to explain its {method}, give BlackBox(estimator.{method}, "
-                        "takes='numpy', dtype='float64')"
-                    )
-            raise TypeError(f"{wanted}; wrap whatever gives its scores in BlackBox(fn)")
+        from .from_sklearn import probabilities_of
+
         options = {"answers": "probabilities", "dtype": "float64", **options}
-        return cls(_PredictProba(estimator), takes="numpy", **options)
+        return cls(probabilities_of(estimator, frame), takes="numpy", **options)
 
     @classmethod
     def from_onnx(
@@ -470,36 +464,6 @@ class _Unusable(Exception):
     def __init__(self, reason: str, advice: str) -> None:
         super().__init__(reason)
         self.reason, self.advice = reason, advice
-
-
-class _PredictProba:
-    """predict_proba of an estimator, with a name and an identity."""
-
-    def __init__(self, estimator: Any) -> None:
-        self.estimator = estimator
-        self.where = f"BlackBox({type(estimator).__name__})"
-
-    @property
-    def identity(self) -> str:
-        """Of the fitted estimator: one that was fitted anew is another model."""
-        import hashlib
-        import pickle
-
-        digest = hashlib.blake2b(pickle.dumps(self.estimator), digest_size=16).hexdigest()
-        return f"sklearn {type(self.estimator).__name__} {digest}"
-
-    def __call__(self, table: Any, *args: Any) -> Any:
-        if table.ndim != 2:
-            raise ArgumentError(
-                f"{self.where}: inputs must be rows of features [R, D], got {list(table.shape)}"
-            )
-        answer = self.estimator.predict_proba(table, *args)
-        if isinstance(answer, list):
-            raise ArgumentError(
-                f"{self.where}: the estimator must have one target, got {len(answer)}; wrap one of "
-                "them in BlackBox(fn, answers='probabilities')"
-            )
-        return answer
 
 
 def check_answers(answers: str) -> None:

@@ -15,6 +15,13 @@ from torch import nn
 
 from pyxai_fast.models.black_box import BlackBox
 from pyxai_fast.models.errors import MissingDependency, ModelNotFound, ModelSpecError
+from pyxai_fast.models.from_sklearn import (
+    class_names_of,
+    estimator_box,
+    feature_names_of,
+    is_classifier,
+    is_estimator,
+)
 from pyxai_fast.models.loaded import LoadedModel
 from pyxai_fast.models.preprocessing import Preprocessing
 
@@ -26,7 +33,8 @@ def load_python(name: str) -> LoadedModel:
         name: ``package.module:factory`` or ``path/to/file.py:factory``. The current directory, and
             the directory of the file, can be imported from. The factory takes no arguments and
             returns an ``nn.Module`` or a ``BlackBox`` (which take pixels in [0, 1]), or one with
-            its ``Preprocessing``, or a ``LoadedModel``.
+            its ``Preprocessing``, or a ``LoadedModel``, or for tables a fitted estimator
+            (``predict_proba`` or ``predict``), which may stand in the factory's place.
     """
     return _as_loaded(made_by_python(name), f"python:{name}")
 
@@ -97,9 +105,11 @@ def _call(module: ModuleType, factory_name: str, spec: str) -> Any:
     factory = getattr(module, factory_name, None)
     if factory is None:
         raise ModelNotFound(f"{spec}: there is no {factory_name!r} in {module.__file__}")
+    if is_estimator(factory):
+        return factory
     if isinstance(factory, nn.Module) or not callable(factory):
         raise ModelSpecError(
-            f"{spec}: {factory_name} must be a function without arguments, "
+            f"{spec}: {factory_name} must be a function without arguments, or a fitted estimator, "
             f"got an object of type {type(factory).__name__}"
         )
     try:
@@ -117,6 +127,8 @@ def _failed(what: str, error: Exception) -> ModelSpecError:
 def _as_loaded(made: Any, spec: str) -> LoadedModel:
     if isinstance(made, LoadedModel):
         return made
+    if is_estimator(made):
+        return _loaded_estimator(made, spec)
     if isinstance(made, (nn.Module, BlackBox)):
         return LoadedModel(made, Preprocessing(channels=_channels(made)), None, spec)
     if (
@@ -128,7 +140,22 @@ def _as_loaded(made: Any, spec: str) -> LoadedModel:
         return LoadedModel(made[0], made[1], None, spec)
     raise ModelSpecError(
         f"{spec}: the factory must return an nn.Module, a BlackBox, either with its Preprocessing, "
-        f"or a LoadedModel, got {type(made).__name__}"
+        f"a LoadedModel or a fitted estimator, got {type(made).__name__}"
+    )
+
+
+def _loaded_estimator(estimator: Any, spec: str) -> LoadedModel:
+    try:
+        box = estimator_box(estimator)
+    except TypeError as error:
+        raise ModelSpecError(f"{spec}: {error}") from error
+    return LoadedModel(
+        box,
+        Preprocessing(),
+        class_names_of(estimator),
+        spec,
+        feature_names=feature_names_of(estimator),
+        output="prob" if is_classifier(estimator) else "logit",
     )
 
 

@@ -27,6 +27,7 @@ class Queries:
         coalitions: Q of them.
         n_segments: of each input.
         scores: float64 [Q, B], or [Q, B, n] for n targets.
+        seed: that the coalitions were drawn with; a method that learns from them draws with it too.
     """
 
     inputs: Tensor
@@ -35,6 +36,7 @@ class Queries:
     coalitions: Coalitions
     n_segments: tuple[int, ...]
     scores: Tensor
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.coalitions.words)
@@ -97,6 +99,15 @@ class Queries:
         """Scores float64 [B, Q, n], n = 1 for a single target."""
         scores = self.scores if self.several else self.scores[..., None]
         return scores.transpose(0, 1)
+
+    def means(self, maps: Tensor) -> Tensor:
+        """Of maps [B, n, ...] shaped as the inputs, over each segment: [B, n, S]."""
+        labels = self.segments.long().expand(self.inputs.shape).flatten(1)[:, None]
+        flat = maps.flatten(2)
+        labels = labels.expand(flat.shape)
+        sums = flat.new_zeros(*flat.shape[:2], max(self.n_segments, default=0))
+        sizes = torch.zeros_like(sums).scatter_add_(2, labels, torch.ones_like(flat))
+        return sums.scatter_add_(2, labels, flat) / sizes.clamp(min=1)
 
     def painted(self, values: Tensor) -> Tensor:
         """Values of segments [B, S], or [B, n, S], on the features: shaped as the inputs."""

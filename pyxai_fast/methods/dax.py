@@ -1,0 +1,210 @@
+"""DAX: a mask that is learnt by distillation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..distillation import DistillationRecipe, Distilled, Transform, distil, recipe_for
+from ..errors import ArgumentError
+from ..models.preprocessing import Preprocessing
+from ..models.score import ForwardFunc
+from ..queries import SEGMENT_GREY, Queries
+from ..runtime.inference import outside_inference_mode
+from .perturbation import PerturbationMethod, check_queries
+
+# A student ends with a sigmoid. A model whose answers are in [0, 1] by themselves has "logit".
+OUTPUTS = ("prob", "logit")
+# Points at which the slope of a table's student is looked at.
+WAY = 16
+
+
+class DAX(PerturbationMethod):
+    """The mask under which a small student, trained for this input, answers as the black box does.
+
+    Segments of the input are hidden at random and the black box is asked. Then two small networks
+    are trained together on its answers: one that makes a mask of what is seen, and a student that
+    sees what the mask leaves. The explanation is the mask of the whole input, from 0 to 1, all
+    channels of a pixel alike. "Gradient-free Post-hoc Explainability Using Distillation Aided
+    Learnable Approach" (2024). No gradient of the black box is used.
+
+    Of a table the networks see which features stay, and the mask is of features. Segments may be
+    groups of columns (`feature_mask`). A mask says that a feature counts, not in which direction.
+
+    Several inputs, and several targets of an input, are trained side by side, each with weights of
+    its own: with dropout=0 and mask_norm="sample" each as if it had been trained alone, to
+    rounding. What was learnt, and how well, is in `distilled` after a call.
+
+    Args:
+        segments: see PerturbationMethod.
+        n_queries: rows that the model is asked for each input, where a call names no other number.
+        transform: of masked inputs, [R, ...] to [R, C, H, W], what the networks are to see of them,
+            of the inputs' height and width: log spectra of sounds. None for pictures and tables.
+        loss, mask_norm, student_size, cell, border, filters, width, n_epochs, mask_epochs,
+            batch_size, learning_rate, momentum, dropout, augment, held_out, patience, compile: see
+            `pyxai_fast.distillation.DistillationRecipe`; None is its default, or for tables that of
+            `pyxai_fast.distillation.OF_TABLES`.
+        forward_func, memory_format, select_output, preprocessing: see PerturbationMethod.
+        output: "prob", or "logit" for a model whose answers are in [0, 1] by themselves.
+
+    Attributes:
+        distilled: what the last call learnt; see `pyxai_fast.distillation.Distilled`.
+
+    Example:
+        >>> dax = DAX(model, segments="quickshift", n_queries=3000)
+        >>> masks = dax.attribute(pictures, target=classes)          # [B, 3, H, W] in [0, 1]
+        >>> dax.distilled.held_out_error[-1]                         # 0: as the model; 1: no idea
+    """
+
+    hidden_by_default = SEGMENT_GREY
+    # Whether all epochs are trained, of which the last do not change the masks.
+    _keeps_student = False
+
+    def __init__(
+        self,
+        forward_func: ForwardFunc,
+        segments: Any = None,
+        *,
+        n_queries: int = 3000,
+        transform: Transform | None = None,
+        loss: str | tuple[float, float, float] | None = None,
+        mask_norm: str = "sample",
+        student_size: int = 128,
+        cell: int | None = None,
+        border: int | None = None,
+        filters: int = 32,
+        width: int | None = None,
+        n_epochs: int | None = None,
+        mask_epochs: tuple[int, int] | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        momentum: float = 0.9,
+        dropout: float | None = None,
+        augment: bool = True,
+        held_out: float = 0.1,
+        patience: int | None = None,
+        compile: bool = False,
+        memory_format: str = "auto",
+        output: str = "prob",
+        select_output: Callable[[Any], Tensor] | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        super().__init__(
+            forward_func,
+            segments,
+            memory_format=memory_format,
+            output=output,
+            select_output=select_output,
+            preprocessing=preprocessing,
+        )
+        if output not in OUTPUTS:
+            raise ArgumentError(
+                f"{type(self).__name__}: output must be {' or '.join(OUTPUTS)}, which a student "
+                f"can answer, got {output!r}"
+            )
+        check_queries(type(self).__name__, n_queries)
+        self.n_queries = n_queries
+        self.transform = transform
+        self._recipe_options = dict(
+            loss=loss, mask_norm=mask_norm, student_size=student_size, cell=cell, border=border,
+            filters=filters, width=width, n_epochs=n_epochs, mask_epochs=mask_epochs,
+            batch_size=batch_size, learning_rate=learning_rate, momentum=momentum, dropout=dropout,
+            augment=augment, held_out=held_out, patience=patience, compile=compile,
+        )  # fmt: skip
+        # What suits neither pictures nor tables is refused before the model is asked.
+        try:
+            self._recipe(table=False)
+        except ArgumentError:
+            self._recipe(table=True)
+        self.distilled: Distilled | None = None
+
+    def check_inputs(self, inputs: tuple[Tensor, ...]) -> None:
+        super().check_inputs(inputs)
+        if inputs[0].dim() not in (2, 4):
+            raise ArgumentError(
+                f"{type(self).__name__}: inputs must be pictures [B, C, H, W] or tables [B, D], "
+                f"got {list(inputs[0].shape)}"
+            )
+
+        self._recipe(table=inputs[0].dim() == 2)
+
+    def _recipe(self, table: bool) -> DistillationRecipe:
+        return recipe_for(table, **self._recipe_options)
+
+    @outside_inference_mode
+    def read(
+        self, queries: Queries, return_input_shape: bool = True, *, show_progress: bool = False
+    ) -> Tensor:
+        """Maps learnt from queries that were asked before; see PerturbationMethod.read.
+
+        Without `return_input_shape` the mean over each segment.
+        """
+        self.check_drawn(queries)
+        name = type(self).__name__
+        low, high = float(queries.scores.min()), float(queries.scores.max())
+        if not 0 <= low <= high <= 1 + 1e-6:
+            raise ArgumentError(
+                f"{name}: the model's answers must be in [0, 1], got {low:.4g} to {high:.4g}; "
+                "kernel_shap, lime and rise take any"
+            )
+        self.distilled = found = distil(
+            queries,
+            self._recipe(table=queries.inputs.dim() == 2),
+            transform=self.transform,
+            keep_student=self._keeps_student,
+            show_progress=show_progress,
+        )
+        blind = int((~found.evidence).sum())
+        if blind:
+            warnings.warn(
+                f"{name}: no evidence for {blind} of {len(found.evidence)} maps, which are zeros: "
+                "the model answers the same whatever is hidden",
+                stacklevel=3,
+            )
+        maps = self._maps(queries, found)
+        maps = maps.expand(*maps.shape[:2], *queries.inputs.shape[1:]).contiguous()
+        if not return_input_shape:
+            maps = queries.means(maps)
+        return maps if queries.several else maps[:, 0]
+
+    def _maps(self, queries: Queries, found: Distilled) -> Tensor:
+        """[B, n, ...], one channel or as many as the inputs."""
+        return found.masks
+
+
+class StudentGradient(DAX):
+    """The slope of DAX's student, times what hiding changes: what it costs to make no mask.
+
+    For what is seen u of the whole input, o of the input with everything hidden, and the trained
+    networks S and M: ``(u - o) d S(u M(u)) / d u``, summed over channels. Positive where what is
+    hidden would be missed. A baseline for DAX from the same queries and the same training. Of
+    tables, whose networks have seen bits and nothing between them, the mean slope on the way from
+    o to u.
+
+    The constructor's arguments are those of DAX.
+    """
+
+    _keeps_student = True
+
+    def _maps(self, queries: Queries, found: Distilled) -> Tensor:
+        whole, nothing = found.view(slice(0, 2)).unbind(1)
+        targets = found.masks.shape[1]
+        way = (whole - nothing).repeat_interleave(targets, 0)
+        left = torch.zeros(1) if whole.dim() > 2 else 1 - (torch.arange(WAY) + 0.5) / WAY
+        left = left.to(whole).view(-1, *[1] * (whole.dim() - 1))
+        seen = whole.repeat_interleave(targets, 0)[:, None] - left * way[:, None]
+        seen.requires_grad_()
+        with torch.enable_grad():
+            answers = found.student((seen * found.generator(seen)).flatten(2))
+            (slopes,) = torch.autograd.grad(answers.sum(), seen)
+        products = slopes.mean(1) * way
+        if products.dim() > 2:
+            products = products.sum(1, keepdim=True)
+        scales = found.evidence.to(products) * found.span.to(products)
+        products = products * scales.view(-1, *[1] * (products.dim() - 1))
+        each = products.unflatten(0, (-1, targets))
+        return torch.stack([found.view.on_inputs(one) for one in each.unbind(1)], 1)
