@@ -88,9 +88,32 @@ def with_optimizer(d: Data, **kind: bool) -> Callable[[], Result]:
     return run
 
 
-def add_products(total: Tensor, one: Tensor, other: Tensor, beta: float = 1.0) -> None:
-    """total = beta * total + one @ other"""
-    (total.addmm_ if total.dim() == 2 else total.baddbmm_)(one, other, beta=beta)
+def by_autograd(d: Data, **kind: bool) -> Callable[[], Result]:
+    """torch's backward pass, which makes a gradient anew, and its optimiser."""
+    # `data`, since autograd would notice that the optimiser changes what the graph has kept.
+    inputs, weight = d.inputs.data.requires_grad_(), d.weight.data.requires_grad_()
+    parameter = torch.nn.Parameter(d.weight)
+    optimizer = torch.optim.SGD([parameter], lr=LR, momentum=MOMENTUM, nesterov=True, **kind)
+    optimizer.state[parameter]["momentum_buffer"] = d.velocity
+    with torch.enable_grad():
+        outputs = inputs @ weight.mT
+
+    def run() -> Result:
+        inputs.grad = weight.grad = None
+        outputs.backward(d.grads, retain_graph=True)
+        parameter.grad = weight.grad
+        optimizer.step()
+        assert inputs.grad is not None
+        return inputs.grad, d.weight, d.velocity
+
+    return run
+
+
+def add_products(
+    total: Tensor, one: Tensor, other: Tensor, beta: float = 1.0, alpha: float = 1.0
+) -> None:
+    """total = beta * total + alpha * one @ other"""
+    (total.addmm_ if total.dim() == 2 else total.baddbmm_)(one, other, beta=beta, alpha=alpha)
 
 
 def into_velocity(d: Data) -> Callable[[], Result]:
@@ -101,6 +124,19 @@ def into_velocity(d: Data) -> Callable[[], Result]:
         d.weight.add_(d.velocity, alpha=LR * MOMENTUM)
         add_products(d.velocity, d.grads.mT, d.inputs, beta=MOMENTUM)
         d.weight.add_(d.velocity, alpha=-LR * (1 + MOMENTUM))
+        return d.result
+
+    return run
+
+
+def into_both(d: Data) -> Callable[[], Result]:
+    """Products added to the weight too, which saves a pass over it, and costs their work again."""
+
+    def run() -> Result:
+        torch.matmul(d.grads, d.weight, out=d.grad_inputs)
+        add_products(d.velocity, d.grads.mT, d.inputs, beta=MOMENTUM)
+        add_products(d.weight, d.grads.mT, d.inputs, alpha=-LR)
+        d.weight.add_(d.velocity, alpha=-LR * MOMENTUM)
         return d.result
 
     return run
@@ -173,9 +209,12 @@ OPS = [
         data,
         step_of_ours,
         {
+            "backward, SGD(fused)": Rival(functools.partial(by_autograd, fused=True)),
+            "backward, SGD(foreach)": Rival(functools.partial(by_autograd, foreach=True)),
             "matmul, SGD(fused)": Rival(functools.partial(with_optimizer, fused=True)),
             "matmul, SGD(foreach)": Rival(functools.partial(with_optimizer, foreach=True)),
             "addmm_ into velocity": Rival(into_velocity),
+            "addmm_ into both": Rival(into_both),
             "the same, 16 outputs": Rival(functools.partial(by_outputs, count=16), when=is_large),
             "the same, 2048 features": Rival(
                 functools.partial(by_features, count=2048), when=is_large

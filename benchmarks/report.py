@@ -10,6 +10,7 @@ from typing import Any
 from contest import FAMILIES, ops_of
 from machine import RESULTS
 from report_counterfactual import counterfactual_section
+from report_dax import dax_section
 from report_geometrically_guided import geometrically_guided_section
 from report_guided_ig import guided_ig_section
 from report_likelihood_ratio import likelihood_ratio_section
@@ -55,8 +56,8 @@ idle machine, and on a machine with a GPU:
   against a careful PyTorch version, `bench_counterfactual.py` for counterfactuals,
   `bench_guided_ig.py` for Guided IG, against PAIR's saliency too,
   `bench_geometrically_guided.py` for climbs, against a plain loop too,
-  `bench_stick_breaking.py` for random paths, and `bench_path_methods.py` for Blur IG, expected
-  gradients and DiffIG.
+  `bench_stick_breaking.py` for random paths, `bench_path_methods.py` for Blur IG, expected
+  gradients and DiffIG, and `bench_dax.py` for DAX, without the black box.
 - Nothing is timed that is not checked first: on a CPU, native kernels equal the reference bit for
   bit; rivals agree with it closely, or, where they draw numbers of their own, in distribution.
 - Contenders of a setting take turns, and figures are medians. Ops: `3.10x` is a speed-up, our time
@@ -109,6 +110,8 @@ def machine_section(result: dict[str, Any]) -> Iterator[str]:
         yield from stick_breaking_section(result["stick_breaking"])
     if "path_methods" in result:
         yield from path_methods_section(result["path_methods"])
+    if "dax" in result:
+        yield from dax_section(result["dax"])
     if result.get("ops"):
         yield from ops_section(result["ops"])
 

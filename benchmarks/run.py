@@ -2,7 +2,7 @@
 
     python benchmarks/run.py [--ops [family ...]] [--integrated-gradients]
                              [--geometrically-guided] [--likelihood-ratio] [--counterfactual]
-                             [--guided-ig] [--stick-breaking] [--path-methods] [--quick]
+                             [--guided-ig] [--stick-breaking] [--path-methods] [--dax] [--quick]
 
 With some of the options only that part is measured; the others keep their stored figures.
 """
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--guided-ig", action="store_true", help="only Guided IG")
     parser.add_argument("--stick-breaking", action="store_true", help="only stick-breaking paths")
     parser.add_argument("--path-methods", action="store_true", help="only other paths")
+    parser.add_argument("--dax", action="store_true", help="only DAX")
     parser.add_argument("--quick", action="store_true", help="do they run? Stores nothing")
     options = parser.parse_args()
     parts = (
@@ -48,6 +49,7 @@ def main() -> None:
         "guided_ig",
         "stick_breaking",
         "path_methods",
+        "dax",
     )
     everything = options.ops is None and not any(getattr(options, part) for part in parts)
     families = list(FAMILIES) if everything or options.ops == [] else options.ops or []

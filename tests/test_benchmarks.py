@@ -550,3 +550,65 @@ def test_figures_of_other_paths_are_a_section() -> None:
         "| Blur IG | 32 steps | 8x3x4x4 | 2.00 s | 1.0e-03 | 3.00 s (8 at a time, contiguous) | "
         "1.50x | PAIR saliency, image by image: 8.00 s, 4.00x, gap 2.0e-02 |"
     ) in text
+
+
+# --- DAX -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("contender", "norm"), [("Plain", "batch"), ("Careful", "sample")])
+@pytest.mark.parametrize(
+    ("n_queries", "held_out", "most"),
+    [(8, 0.0, 1e-4), (27, 0.1, 1e-2)],  # a step, and three, where rounding decides at kinks
+)
+def test_every_version_of_dax_learns_the_same(
+    contender: str, norm: str, n_queries: int, held_out: float, most: float
+) -> None:
+    contenders = pytest.importorskip("dax_contenders", reason="the benchmarks are not here")
+    from pyxai_fast.distillation import DistillationRecipe
+
+    recipe = DistillationRecipe(
+        mask_norm=norm, filters=4, width=16, n_epochs=1, mask_epochs=(0, 0), batch_size=8,
+        dropout=0.0, held_out=held_out,
+    )  # fmt: skip
+    queries = contenders.problem(1, 32, n_queries, 9)
+    kind = getattr(contenders, contender)
+    assert contenders.apart_after_training(kind, queries, recipe) < most
+
+
+def test_every_version_of_masked_pictures_is_the_same() -> None:
+    contenders = pytest.importorskip("dax_contenders", reason="the benchmarks are not here")
+    queries = contenders.problem(1, 24, 40, 7)
+    for name, masked in contenders.maskings(queries).items():
+        for rows in contenders.parts_of(40):
+            assert torch.equal(masked(rows), queries.masked(rows)), name
+
+
+def test_benchmarks_of_dax_run_and_are_a_section() -> None:
+    bench = pytest.importorskip("bench_dax", reason="the benchmarks are not here")
+    section = pytest.importorskip("report_dax", reason="the benchmarks are not here")
+    figures = json.loads(json.dumps(bench.measured(bench.QUICK)))
+    assert "60 queries about a picture 1x3x32x32" in "\n".join(section.dax_section(figures))
+    seconds = {"ours": {"median": 0.1}, "torch.where": {"median": 0.3}, "a loop": {"median": 4.0}}
+    figures["perturbation"] |= {
+        "seconds": seconds, "rival": "torch.where", "speed_up": {"torch.where": 3.0, "a loop": 40.0}
+    }  # fmt: skip
+    figures["together"] |= {
+        "count": 2, "steps": 5, "speed_up": 1.1,
+        "seconds": {"together": {"median": 1.0}, "one by one": {"median": 1.1}},
+    }  # fmt: skip
+    ours = {"perturbation": 1.0, "making": 0.5, "epoch": 10.0, "step": {"median": 0.05}}
+    careful = {"perturbation": 2.0, "making": 0.5, "epoch": 20.0, "step": {"median": 0.1}}
+    figures["end_to_end"] |= {
+        "rival": "careful", "parts": {"ours": ours, "careful": careful},
+        "speed_up": {
+            "release": {"equal epochs": 1.9, "as shipped": 3.5},
+            "careful": {"equal epochs": 1.5, "as shipped": 2.5},
+        },
+    }  # fmt: skip
+    text = "\n".join(section.dax_section(figures))
+    assert "| torch.where | 0.300 s | 3.00x (best) |" in text
+    assert "| a loop | 4.000 s | 40.00x (missed) |" in text
+    assert "| 100.0 ms | 110.0 ms | 1.10x (met) |" in text
+    assert "| ours | 1.00 s | 0.50 s | 50.0 ms | 92 s | 52 s |" in text
+    assert "| release | 1.90x (missed) | 3.50x (met) |" in text
+    assert "| careful | 1.50x | 2.50x |" in text
