@@ -408,7 +408,7 @@ def apart_after_training(
 
 def weights_of(found: Distilled) -> list[Tensor]:
     """Ours of one input, in the order of the layers of the others."""
-    mask, student = found.generator, found.student
+    mask, student = found.networks[0].generator, found.networks[0].student
     return [
         weight.detach()
         for weight in (

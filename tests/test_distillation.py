@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pyxai_fast.distillation import DistillationRecipe, MaskGenerator, Student, distil
+from pyxai_fast.distillation import DistillationRecipe, MaskGenerator, Student, distil, trainer
 from pyxai_fast.distillation.augment import hue_saturation_value, in_other_colours
 from pyxai_fast.distillation.mask_generator import KERNEL
+from pyxai_fast.distillation.pixel_networks import PixelNetworks
 from pyxai_fast.distillation.trainer import _Training
 from pyxai_fast.errors import ArgumentError
 from pyxai_fast.methods import DAX
@@ -41,8 +42,8 @@ class PlainPair(nn.Module):
 
     def __init__(self, run: _Training, which: int) -> None:
         super().__init__()
-        channels, height, width = run.view.shape
-        made, student = run.generator, run.student
+        channels, height, width = run.networks.view.shape
+        made, student = run.networks.generator, run.networks.student
         assert isinstance(made, MaskGenerator)
         self.cell = made.cell
         self.first = nn.Conv2d(channels, made.first.shape[1], KERNEL, padding=KERNEL // 2)
@@ -71,6 +72,27 @@ class PlainPair(nn.Module):
         return self.last(hidden).sigmoid()[:, 0]
 
 
+def compared(run: _Training, pair: PlainPair, which: int) -> list[tuple[str, Tensor, Tensor]]:
+    """What one of the pairs has learnt, and the same of PyTorch's modules."""
+    made, student = run.networks.generator, run.networks.student
+    assert isinstance(made, MaskGenerator)
+    return [
+        (name, mine[which].detach().reshape(theirs.shape), theirs.detach())
+        for name, mine, theirs in (
+            ("first", made.first, pair.first.weight),
+            ("second", made.second, pair.second.weight),
+            ("hidden", student.weight, pair.hidden.weight),
+            ("hidden bias", student.bias, pair.hidden.bias),
+            ("gain", student.gain, pair.norm.weight),
+            ("offset", student.offset, pair.norm.bias),
+            ("last", student.last, pair.last.weight),
+            ("mean", student.mean, pair.norm.running_mean),
+            ("variance", student.variance, pair.norm.running_var),
+        )
+        if theirs is not None
+    ]
+
+
 @pytest.mark.parametrize("loss", ["release", "paper3"])
 def test_steps_are_those_of_autograd_and_torch_sgd(loss: str) -> None:
     queries = asked()
@@ -78,13 +100,14 @@ def test_steps_are_those_of_autograd_and_torch_sgd(loss: str) -> None:
     torch.manual_seed(0)
     run = _Training(queries, recipe, None)
     plain = [PlainPair(run, which) for which in range(2)]
-    run.student.train()
+    begin = {name: value.clone() for name, value, _ in compared(run, plain[0], 0)}
+    run.networks.student.train()
     size, spread, complement = recipe.weights
     for which, pair in enumerate(plain):
         optimiser = torch.optim.SGD(pair.parameters(), 1e-3, 0.9, nesterov=True)
         for number in range(4):
             rows = slice(8 * number, 8 * number + 8)
-            seen, y = run.view(rows)[which], run.answers[which, rows]
+            seen, y = run.networks.view(rows)[which], run.answers[which, rows]
             w, mask = run.weights[which, rows], pair.mask(seen)
             mine = pair.answer(seen * mask)
             p, q = y / y.sum(), mine / mine.sum()
@@ -98,28 +121,21 @@ def test_steps_are_those_of_autograd_and_torch_sgd(loss: str) -> None:
             optimiser.step()
     for number in range(4):
         run.step(slice(8 * number, 8 * number + 8), number)
-    student, made = run.student, run.generator
-    assert isinstance(made, MaskGenerator)
     for which, pair in enumerate(plain):
-        for name, mine, theirs in (
-            ("first", made.first, pair.first.weight),
-            ("second", made.second, pair.second.weight),
-            ("hidden", student.weight, pair.hidden.weight),
-            ("hidden bias", student.bias, pair.hidden.bias),
-            ("gain", student.gain, pair.norm.weight),
-            ("offset", student.offset, pair.norm.bias),
-            ("last", student.last, pair.last.weight),
-            ("mean", student.mean, pair.norm.running_mean),
-            ("variance", student.variance, pair.norm.running_var),
-        ):
+        for name, mine, theirs in compared(run, pair, which):
+            # Of what they learnt: some hardly move, so that any would be as near as any other.
+            moved, wanted = mine - begin[name], theirs - begin[name]
+            most = float(wanted.abs().max())
+            assert most > 0, name
             torch.testing.assert_close(
-                mine[which], theirs, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}"
+                moved, wanted, rtol=1e-2, atol=2e-2 * most, msg=lambda m, n=name: f"{n}: {m}"
             )
 
 
-def test_inputs_trained_together_are_as_trained_alone() -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_inputs_trained_together_are_as_trained_alone(dropout: float) -> None:
     queries = asked(3)
-    recipe = DistillationRecipe(n_epochs=3, mask_epochs=(0, 2), **SMALL)
+    recipe = DistillationRecipe(n_epochs=3, mask_epochs=(0, 2), **{**SMALL, "dropout": dropout})
     together = distil(queries, recipe)
     for which in range(3):
         alone = distil(queries.of_example(which), recipe)
@@ -127,6 +143,32 @@ def test_inputs_trained_together_are_as_trained_alone() -> None:
         torch.testing.assert_close(
             alone.training_loss[:, 0], together.training_loss[:, which], rtol=1e-4, atol=1e-6
         )
+
+
+def test_inputs_of_which_few_fit_are_trained_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = asked(3)
+    recipe = DistillationRecipe(n_epochs=2, mask_epochs=(1, 2), **SMALL)
+    together = distil(queries, recipe)
+    monkeypatch.setattr(trainer, "BUDGET", 2 * PixelNetworks.bytes_of_one(queries, recipe, 1, None))
+    in_turns = distil(queries, recipe)
+    assert [networks.batch for networks in in_turns.networks] == [2, 1]
+    torch.testing.assert_close(in_turns.masks, together.masks, rtol=0, atol=1e-4)
+    torch.testing.assert_close(in_turns.training_loss, together.training_loss, rtol=1e-4, atol=1e-6)
+    assert in_turns.evidence.tolist() == [True] * 3
+
+
+def test_long_pictures_have_a_mask() -> None:
+    pictures = torch.rand(1, 3, 8, 96, generator=torch.Generator().manual_seed(0))
+    queries = DAX(redness, "tiles:4").queries(pictures, target=0, n_queries=40)
+    recipe = DistillationRecipe(n_epochs=1, mask_epochs=(1, 1), **SMALL)
+    assert float(distil(queries, recipe).masks.amax()) == 1
+    with pytest.raises(ArgumentError, match="border must leave something of 8 x 96 pixels, got 4"):
+        distil(queries, replace(recipe, border=4))
+
+
+def test_something_is_left_to_train_on() -> None:
+    with pytest.raises(ArgumentError, match=r"held_out must leave at least 2 of 60 .* got 0.98"):
+        distil(asked(1), DistillationRecipe(held_out=0.98, **SMALL))
 
 
 def test_a_seed_repeats_and_another_does_not() -> None:
@@ -263,7 +305,7 @@ def test_without_held_out_queries_their_error_is_unknown() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "relaese"}, r"loss must be one of release, paper3, small, .* 'relaese'.*release"),
+        ({"loss": "relaese"}, r"loss must be one of release, paper3, .* 'relaese'.*release"),
         ({"loss": (1.0, 2.0)}, "loss must be three numbers"),
         ({"mask_norm": "layer"}, "mask_norm must be one of sample, batch"),
         ({"batch_size": 1}, "batch_size must be an integer >= 2, got 1"),
@@ -273,6 +315,10 @@ def test_without_held_out_queries_their_error_is_unknown() -> None:
         ({"held_out": float("nan")}, r"held_out must be in \[0, 1\)"),
         ({"n_epochs": 3}, r"mask_epochs must be \(first, last\) with .* <= 3, got \(0, 5\)"),
         ({"mask_epochs": 6}, r"mask_epochs must be \(first, last\)"),
+        ({"n_epochs": None}, r"mask_epochs must be None where n_epochs is, got \(0, 5\)"),
+        ({"sees": "edges"}, "sees must be one of segments, pixels, got 'edges'"),
+        ({"answers": "ranks"}, "answers must be one of as_they_are, stretched, log_odds, order"),
+        ({"patience": 2, "held_out": 0.0}, "held_out must be above 0 where there is patience"),
     ],
 )
 def test_a_recipe_says_what_is_wrong(options: dict[str, object], message: str) -> None:

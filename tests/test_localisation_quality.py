@@ -221,10 +221,30 @@ def test_a_map_of_the_event_is_right_in_time() -> None:
     seconds = case.said["end"] - case.said["start"]
     assert float(case.mask.sum()) * 16 / 1000 == pytest.approx(seconds, abs=0.032)
     loud = case.inputs.square().sum((0, 1))
-    found = sounds.judge_in_time(case, loud)
+    found = in_time(case, loud)
     assert found["pointing"] == 1 and found["energy"] > 0.9 and found["iou"] > 0.7
-    away = sounds.judge_in_time(case, -loud * case.mask + 0.1 * ~case.mask)
+    away = in_time(case, -loud * case.mask + 0.1 * ~case.mask)
     assert away["pointing"] == 0 and away["iou"] == 0
+
+
+def in_time(case: Any, values: Tensor) -> dict[str, float]:
+    return dict(metrics.judged(metrics.heat(sounds.in_time(values)), case.mask))
+
+
+def test_what_is_deleted_first_is_what_speaks_most_for_the_class() -> None:
+    case, model = sound_case("--hidden", "silence")
+    event = case.mask.double()
+    steps = 10
+    first, last = (sounds.deletion_of(model, case, when, steps) for when in (event, 1 - event))
+    assert first < 0.35 < 0.7 < last
+    # By hand, with the frames of the event hidden at first, then those after it, from the left.
+    order = torch.argsort(event, descending=True, stable=True)
+    curve = []
+    for step in range(steps + 1):
+        parts = case.inputs.clone()
+        parts[..., order[: round(step / steps * len(order))]] = 0
+        curve.append(float(model(parts)[0, 0]) / case.said["score"])
+    assert first == pytest.approx(float(torch.trapezoid(torch.tensor(curve))) / steps, abs=0.02)
 
 
 def test_hidden_tiles_are_turned_down() -> None:
@@ -242,11 +262,12 @@ def test_maps_of_a_sound_find_when_it_is_loud() -> None:
     setup = maps.Setup(
         model, 80, output="logit", recipe=SMALL | {"transform": model.spectrum.log_magnitude}
     )
-    found = dict(maps.maps_of(setup, case, 0, {"lime", "rise", "kernel_shap", "dax"}))
-    assert set(found) == {"lime", "rise", "kernel_shap", "dax"}
-    for name in ("lime", "rise", "kernel_shap"):
-        assert sounds.judge_in_time(case, found[name].values)["pointing"] == 1, name
-    assert found["dax"].values.shape == case.inputs.shape[2:]
+    wanted = {"lime", "rise", "kernel_shap", "dax", "dax_release"}
+    found = dict(maps.maps_of(setup, case, 0, wanted))
+    assert set(found) == wanted
+    for name in wanted - {"dax_release"}:
+        assert in_time(case, found[name].values)["pointing"] == 1, name
+    assert found["dax_release"].values.shape == case.inputs.shape[2:]
 
 
 # --- maps ----------------------------------------------------------------------------------------
@@ -295,14 +316,15 @@ def test_every_map_is_made_of_as_many_evaluations(made: dict[str, Any]) -> None:
     for name, each in made.items():
         assert each.values.shape == (16, 16), name
         assert each.evaluations == (0 if name in maps.CONTROLS else 60), name
-    for name in ("lime", "kernel_shap", "rise", "integrated_gradients"):
+    for name in ("dax", "lime", "kernel_shap", "rise", "integrated_gradients"):
         assert judge(red_case(), made[name].values)["pointing"] == 1, name
 
 
-def test_the_mask_beside_the_slope_is_that_of_dax_alone(made: dict[str, Any]) -> None:
+def test_masks_are_those_of_dax_asked_alone(made: dict[str, Any]) -> None:
     case = red_case()
-    for name, loss in {"dax": maps.LOSS, **maps.OTHERS}.items():
-        alone = DAX(Red(), loss=loss, **SMALL).attribute(
+    options = {name: {"loss": loss, **SMALL} for name, loss in maps.OF_THE_PAPER.items()}
+    for name, given in {"dax": {}, **options}.items():
+        alone = DAX(Red(), **given).attribute(
             case.inputs, case.hidden, 0, feature_mask=case.segments, n_queries=60, seed=1
         )
         assert torch.equal(made[name].values, alone[0, 0]), name
@@ -310,7 +332,7 @@ def test_the_mask_beside_the_slope_is_that_of_dax_alone(made: dict[str, Any]) ->
 
 def test_means_over_segments_keep_the_sum_and_are_the_same_within_each(made: Any) -> None:
     segments = red_case().segments
-    for name in ("dax", "smooth_grad", "integrated_gradients"):
+    for name in ("smooth_grad", "integrated_gradients"):
         found = made[f"{name}_segments"].values
         assert float(found.sum()) == pytest.approx(float(made[name].values.sum()), rel=1e-5)
         assert all(float(found[segments[0, 0] == s].std()) < 1e-6 for s in range(16))

@@ -139,12 +139,12 @@ def test_dax_refuses_what_is_not_between_zero_and_one() -> None:
     with pytest.raises(ValueError, match=r"DAX: the model's answers must be in \[0, 1\]"):
         explain(Additive(np.ones(8)), rows() + 9, method="dax", baselines=0.0, n_queries=50)
     half = explain(Additive([0.5, 0.0]), np.ones((1, 2)), method="dax", baselines=0.0, n_queries=50)
-    assert half.attributions[0, 0] == 1 and half.attributions[0, 1] == 0
+    assert half.attributions[0, 0] > 0.9 and half.attributions[0, 1] < 0.1
 
 
 def test_rows_are_explained_alike_alone_and_together() -> None:
     table = with_cause(3)
-    options = {"method": "dax", "baselines": 0.0, "dropout": 0.0, "n_queries": 200}
+    options = {"method": "dax", "baselines": 0.0, "n_queries": 200}
     together = explain(OneFeature(CAUSE), table, **options).attributions
     for i in range(3):
         alone = explain(OneFeature(CAUSE), table[i : i + 1], **options).attributions
@@ -320,7 +320,8 @@ def test_dax_finds_what_a_forest_learnt() -> None:
     forest = RandomForestClassifier(20, random_state=0).fit(train, train[:, 4] > 0)
     made = explain(forest, train[:4], method="dax", baselines=train.mean(0), n_queries=500)
     others = np.delete(made.attributions.numpy(), 4, 1)
-    assert (made.attributions[:, 4] == 1).all() and others.max() < 0.5
+    assert made.attributions[:, 4].min() > 0.9 and others.mean() < 0.1
+    assert made.attributions.argmax(1).tolist() == [4] * 4
 
 
 # ---------------------------------------------------------------- pictures and files

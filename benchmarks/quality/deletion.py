@@ -19,6 +19,14 @@ ROWS = 64
 Model = Callable[[Tensor], Tensor]
 
 
+def softmax(logits: Tensor) -> Tensor:
+    return logits.softmax(1)
+
+
+def as_they_are(scores: Tensor) -> Tensor:
+    return scores
+
+
 def ranking(attributions: Tensor) -> Tensor:
     """Places of pixels, int32 [B, 1, ...]: 0 has the largest absolute value, summed over channels.
 
@@ -35,19 +43,21 @@ def deletion_curve(
     fractions: Tensor,
     preprocessing: Preprocessing | None = None,
     base: Tensor | float = 0.0,
+    probabilities: Model = softmax,
 ) -> Tensor:
     """Probability [S, B] of the target with the first of the ranking replaced by the base.
 
     Args:
-        model: logits [R, n] of model inputs.
+        model: logits [R, n] of model inputs, or what `probabilities` takes.
         inputs: [B, C, ...]; pixels where `preprocessing` is given.
         ranks: int32 [1 or B, 1 or C, ...], as from `ranking`.
         target: int64 [B].
         fractions: [S], in [0, 1], of the ranked features.
         preprocessing: turns pixels into model inputs.
         base: what pixels are replaced by, in the units of the inputs; 0 is black.
+        probabilities: of the model's answers [R, n]; `as_they_are` of a model that answers them.
     """
-    return _curve(model, inputs, base, ranks, target, fractions, preprocessing)
+    return _curve(model, inputs, base, ranks, target, fractions, preprocessing, probabilities)
 
 
 def insertion_curve(
@@ -58,6 +68,7 @@ def insertion_curve(
     fractions: Tensor,
     preprocessing: Preprocessing | None = None,
     base: Tensor | float = 0.0,
+    probabilities: Model = softmax,
 ) -> Tensor:
     """Probability [S, B] of the target with only the first of the ranking, on the base.
 
@@ -66,7 +77,7 @@ def insertion_curve(
     if not isinstance(base, Tensor):
         base = torch.full((), base, dtype=inputs.dtype, device=inputs.device)
     base = base.expand_as(inputs)
-    return _curve(model, base, inputs, ranks, target, fractions, preprocessing)
+    return _curve(model, base, inputs, ranks, target, fractions, preprocessing, probabilities)
 
 
 def area(curve: Tensor, fractions: Tensor) -> Tensor:
@@ -93,6 +104,7 @@ def _curve(
     target: Tensor,
     fractions: Tensor,
     preprocessing: Preprocessing | None,
+    probabilities: Model,
 ) -> Tensor:
     features = ranks[0].numel()
     counts = (fractions.double() * features).round().long().to(inputs.device)
@@ -107,6 +119,6 @@ def _curve(
     for some in counts.split(at_once):
         queries = ops.rank_mask(inputs, replaced_by, ranks, some, **affine)
         answers = torch.cat([model(rows) for rows in queries.split(ROWS)])
-        shares = answers.double().softmax(1).reshape(len(some), len(inputs), -1)
+        shares = probabilities(answers.double()).reshape(len(some), len(inputs), -1)
         parts.append(shares.gather(2, target.expand(len(some), -1)[..., None])[..., 0])
     return torch.cat(parts)

@@ -186,7 +186,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, help="the first so many of the cases that qualify")
     add("--top", type=int, default=5, help="a case's class is among so many first of the model's")
     add("--methods", type=_names, default=tuple(MAPS), help=",".join(MAPS))
-    add("--student-size", type=int, default=64, help="of DAX")
+    add("--student-size", type=int, default=64, help="of DAX that sees pixels")
+    add("--deletion-steps", type=int, default=14)
     add("--minutes", type=float, help="stop after so many; the same command goes on")
     add("--threads", type=int, default=1, help="of PyTorch")
     add("--name", help="of the model, in tables")
@@ -207,7 +208,6 @@ def parser() -> argparse.ArgumentParser:
     add("--masks", type=Path, help="folder of masks, named as the pictures")
     add("--segments", default="quickshift", help=f"{INSTEAD} where it gives fewer than 5")
     add("--hidden", default="segment_grey", help="what stands for hidden segments")
-    add("--deletion-steps", type=int, default=14)
     add("--page", action="store_true", help="write localisation.md from results/, no more")
     return found
 

@@ -25,7 +25,8 @@ may answer from elsewhere, so that the best possible map of it does not score 1;
 a Gaussian at the centre say what a score is worth.
 
 - Every map evaluates the model equally often; a gradient, forward and backward, counts as one
-  evaluation. DAX, its variants, the student's slope, LIME and RISE read the same queries.
+  evaluation. DAX of segments and of pixels, the student's slope, LIME and RISE read the same
+  queries.
 - Of a map only what speaks for the class counts: negative values are 0, and the largest is 1.
   Integrated gradients and SmoothGrad are summed over channels, the latter's absolute values; they
   are of the logit, the others of the score in [0, 1] (a model that answers such scores: all of it).
@@ -34,7 +35,8 @@ a Gaussian at the centre say what a score is worth.
   no monotone change of the map changes. Pointing: how often the hottest place is inside; of several
   that are as hot, their share. Energy: the share of the map's sum that is inside. Large is good.
 - Deletion: the area under the probability of the class as pixels turn black, those first that
-  speak most for it, over the probability for the whole picture; small is good.
+  speak most for it, over the probability for the whole picture; small is good. Of sounds, times are
+  turned down as hidden segments are.
 - Of sounds, maps are averaged over frequency first, and everything is in time.
 - Figures are means over cases, of each the mean over seeds; in brackets the 95% bootstrap interval
   over cases. "Better" and "worse" are of differences between the same cases, and are said where the
@@ -109,9 +111,7 @@ def section(result: dict[str, Any], plot: Path) -> Iterator[str]:
     yield (
         f"Threads: {settings['threads']}; {machine['cpu']}, torch {machine['torch']}; load at the "
         f"end of the run {machine['load_before']} on {machine['cores']} cores. Where the load is "
-        "not near 0, times are no more than an upper bound. DAX's mask and its student's slope are "
-        "of one training, whose time is given for the slope; the mask, which is known before the "
-        "last epochs, has the share of the time that its epochs have.\n"
+        "not near 0, times are no more than an upper bound.\n"
     )
 
 
@@ -124,7 +124,7 @@ def about(result: dict[str, Any]) -> str:
         f"{settings['data'] or settings['kind'].capitalize()}: {count} whose class is among the "
         f"first {settings['top']} of the model's; {settings['queries']:,} evaluations, "
         f"{settings['seeds']} seeds; {min(segments)} to {max(segments)} segments. "
-        f"DAX: {recipe or 'defaults'}. "
+        f"DAX of pixels: {recipe or 'defaults'}. "
     )
     if settings["kind"] == "pictures":
         instead = sum(case["segments_by"] != settings["segments"] for case in cases)

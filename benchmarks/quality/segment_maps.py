@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pyxai_fast import IntegratedGradients, SmoothGrad
-from pyxai_fast.distillation import LOSSES, DistillationRecipe
+from pyxai_fast.distillation import LOSSES
 from pyxai_fast.methods import KernelShap, Lime, PerturbationMethod, Rise
 from pyxai_fast.methods.dax import DAX, StudentGradient
 from pyxai_fast.models.black_box import BlackBox
@@ -34,7 +34,7 @@ class Setup:
         n_queries: evaluations of the model for a map.
         output: what the methods that ask explain, in [0, 1]; those that take gradients explain
             `gradient_output`.
-        recipe: options of DAX, but for the loss.
+        recipe: options of DAX whose networks see pixels, but for the loss.
         noise: standard deviation of SmoothGrad's noise, as a share of the range of the input.
     """
 
@@ -85,14 +85,15 @@ class Map:
     drawn: bool = True
 
 
-# DAX is compared with every loss; what it is called by itself has its default one.
-LOSS = DistillationRecipe().loss
-OTHERS = {f"dax_{loss}": loss for loss in LOSSES if loss != LOSS}
+# As in the paper, with networks that see pixels.
+OF_THE_PAPER = {f"dax_{loss}": loss for loss in LOSSES}
 MAPS = {
-    "dax": Map(f"DAX ({LOSS})", "learnt mask, of the loss in brackets"),
-    "dax_segments": Map(f"DAX ({LOSS}) by segment", "its mean over each segment"),
-    **{name: Map(f"DAX ({loss})", "") for name, loss in OTHERS.items()},
-    "student_gradient": Map("slope of DAX's student", f"loss {LOSS}"),
+    "dax": Map("DAX", "learnt mask, of networks that see segments"),
+    **{
+        name: Map(f"DAX, pixels ({loss})", "of networks that see pixels, with the loss in brackets")
+        for name, loss in OF_THE_PAPER.items()
+    },
+    "student_gradient": Map("slope of DAX's student", "of segments"),
     "lime": Map("LIME", ""),
     "kernel_shap": Map("KernelSHAP", "queries of its own"),
     "rise": Map("RISE by segment", ""),
@@ -168,23 +169,9 @@ def _asked_maps(
         values, seconds = _timed(lambda: method.read(queries)[0, 0])
         return Made(values, len(queries), asking + seconds)
 
-    student = StudentGradient(setup.model, **setup.recipe, **common)
-    dax = DAX(setup.model, **setup.recipe, **common)
-    if "student_gradient" in wanted:
-        slope = read(student)
-        yield "student_gradient", slope
-        # The same training; the mask is known before the last epochs.
-        assert student.distilled is not None
-        recipe = student.distilled.recipe
-        share = recipe.mask_epochs[1] / recipe.n_epochs
-        seconds = asking + share * (slope.seconds - asking)
-        mask = Made(student.distilled.masks[0, 0, 0], len(queries), seconds)
-    elif wanted & {"dax", "dax_segments"}:
-        mask = read(dax)
-    if wanted & {"dax", "dax_segments"}:
-        yield "dax", mask
-        yield "dax_segments", _over_segments(mask, case)
-    for name, loss in OTHERS.items():
+    yield "dax", read(DAX(setup.model, **common))
+    yield "student_gradient", read(StudentGradient(setup.model, **common))
+    for name, loss in OF_THE_PAPER.items():
         if name in wanted:
             yield name, read(DAX(setup.model, loss=loss, **setup.recipe, **common))
     yield "lime", read(Lime(setup.model, **common))
@@ -255,7 +242,7 @@ def _centre_maps(
 FAMILIES: dict[tuple[str, ...], Family] = {
     ("random",): _random_maps,
     ("centre",): _centre_maps,
-    ("dax", "dax_segments", *OTHERS, "student_gradient", "lime", "rise"): _asked_maps,
+    ("dax", *OF_THE_PAPER, "student_gradient", "lime", "rise"): _asked_maps,
     ("kernel_shap",): _shapley_maps,
     ("integrated_gradients", "integrated_gradients_segments"): _path_maps,
     ("smooth_grad", "smooth_grad_segments"): _smooth_maps,

@@ -28,6 +28,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from bootstrap import mean_of  # noqa: E402
+from deletion import area, as_they_are, deletion_curve, fractions_of  # noqa: E402
 from localisation import add_common, finish, recipe_of  # noqa: E402
 from localisation_gallery import KeptMaps  # noqa: E402
 from localisation_metrics import METRICS, heat, judged  # noqa: E402
@@ -36,6 +37,7 @@ from masked_pictures import chosen_of  # noqa: E402
 from segment_maps import Case, Setup, answers, available  # noqa: E402
 from sound_scenes import Clip, Scene, read_clips, scene_of  # noqa: E402
 
+from pyxai_fast import ops  # noqa: E402
 from pyxai_fast.audio import Spectrum, WaveformModel, time_frequency_tiles  # noqa: E402
 from pyxai_fast.models.spec import load_model  # noqa: E402
 from pyxai_fast.segments import n_segments  # noqa: E402
@@ -80,10 +82,11 @@ def main(arguments: list[str] | None = None) -> None:
             "snr": options.snr,
             "top": options.top,
             "scene_seed": options.scene_seed,
+            "deletion_steps": options.deletion_steps,
             "seeds": options.seeds,
             "threads": options.threads,
         },
-        tuple(METRICS),
+        (*METRICS, "deletion"),
     )
     cases: list[Case] = []
     found = (
@@ -99,6 +102,11 @@ def main(arguments: list[str] | None = None) -> None:
             cases.append(case)
             yield case
 
+    def judge(case: Case, values: Tensor) -> dict[str, float]:
+        when = in_time(values)
+        deletion = deletion_of(model, case, when, options.deletion_steps)
+        return judged(heat(when), case.mask) | {"deletion": deletion}
+
     kept = KeptMaps(options.out)
     if options.try_hidden:
         tried = list(itertools.islice(chosen(), TRIED_CASES))
@@ -106,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{row['hidden']:>8}: {row['spread']['mean']:.3f} of {row['whole']['mean']:.3f}")
         return
     done = run(
-        chosen(), setup, range(options.seeds), names, judge_in_time, results.rows, kept.keep,
+        chosen(), setup, range(options.seeds), names, judge, results.rows, kept.keep,
         options.minutes,
     )  # fmt: skip
     if "hidden" not in results.said:
@@ -182,9 +190,26 @@ def spread_of_hidden(cases: list[Case], setup: Setup) -> list[dict[str, Any]]:
     return rows
 
 
-def judge_in_time(case: Case, values: Tensor) -> dict[str, float]:
-    """Metrics of a map [F, T]: of what is positive in it, the mean over frequency."""
-    return judged(heat(values.double().clamp(min=0).mean(0)), case.mask)
+def in_time(values: Tensor) -> Tensor:
+    """Of what is positive in a map [F, T], the mean over frequency: float64 [T]."""
+    return values.double().clamp(min=0).mean(0)
+
+
+def deletion_of(model: WaveformModel, case: Case, when: Tensor, steps: int) -> float:
+    """The area under the score of the class as times are hidden, over that of the sound: those
+    first at which a map in time [T] is largest."""
+    parts = case.inputs
+    bins = torch.arange(parts.shape[2], device=parts.device, dtype=torch.int32)
+    # All of a time before the next.
+    times = ops.ranks_of(when.to(parts.device).float()[None])[:, None, None]
+    ranks = times * len(bins) + bins[:, None]
+    target = torch.tensor([case.target], device=parts.device)
+    fractions = fractions_of(steps)
+    curve = deletion_curve(
+        model, parts, ranks, target, fractions, base=case.hidden,
+        probabilities=as_they_are,
+    ).cpu()  # fmt: skip
+    return float((area(curve, fractions) / curve[0])[0])
 
 
 def _tiles(text: str) -> tuple[float, float]:

@@ -37,9 +37,8 @@ PATHS: dict[str, dict[str, Any]] = {
 LEARNT = "diffusion_ig"
 N_ASCENT = 4  # gradients from each point, of the method that climbs
 N_QUERIES = 300  # of the methods that hide segments
-# Those that train two networks for each digit, small ones here: one timed call.
+# Those that train a network for each digit: one timed call.
 TRAINED = ("dax", "student_gradient")
-OF_TRAINING: dict[str, Any] = {"loss": "paper3", "filters": 8, "width": 64}
 COLUMNS = (
     "method",
     "backend",
@@ -173,8 +172,6 @@ def run(
         options["baselines"] = images
     if method == ON_MANIFOLD:
         options = {"prior": prior, "n_particles": PARTICLES}
-    if method in TRAINED:
-        options |= OF_TRAINING
     with ops.native_kernels(backend != "reference"):
         if method not in TRAINED:
             explain(model, images, method=method, progress=progress, **options)

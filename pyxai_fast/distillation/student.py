@@ -26,6 +26,7 @@ class Student(nn.Module):
         features: D, of what it sees.
         width: of the hidden layer.
         dropout: share of it.
+        normalised: whether the hidden layer is normalised over a batch.
     """
 
     weight: Tensor
@@ -33,9 +34,11 @@ class Student(nn.Module):
     mean: Tensor
     variance: Tensor
 
-    def __init__(self, count: int, features: int, width: int, dropout: float) -> None:
+    def __init__(
+        self, count: int, features: int, width: int, dropout: float, normalised: bool = True
+    ) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.dropout, self.normalised = dropout, normalised
         first, last = nn.Linear(features, width), nn.Linear(width, 1)
 
         # [E, width, D]; buffers, because no optimiser is to step them.
@@ -49,6 +52,11 @@ class Student(nn.Module):
         self.register_buffer("variance", torch.ones(count, width))
         self.step: tuple[float, float] | None = None  # learning rate and momentum
 
+    def finish(self) -> None:
+        """Nothing is kept that only training needs."""
+        self.eval()
+        self.step, self.velocity = None, self.velocity.new_zeros(0)
+
     def forward(self, seen: Tensor, halves: int = 1) -> Tensor:
         """From [E, halves * R, D] to [E, halves * R].
 
@@ -61,6 +69,8 @@ class Student(nn.Module):
             hidden = seen @ self.weight.mT
         hidden = functional.leaky_relu(hidden + self.bias[:, None])
         hidden = hidden.unflatten(1, (halves, -1))  # [E, halves, R, width]
+        if not self.normalised:
+            return self._answer(hidden)
         if self.training:
             mean, variance = hidden.mean(2), hidden.var(2, correction=0)
             self._remember(mean, variance, hidden.shape[2])
@@ -69,9 +79,21 @@ class Student(nn.Module):
             mean, variance = self.mean[:, None, None], self.variance[:, None, None]
         normal = (hidden - mean) / (variance + BATCH_NORM_EPS).sqrt()
         normal = normal * self.gain[:, None, None] + self.offset[:, None, None]
-        normal = functional.dropout(normal, self.dropout, self.training)
-        answer = (normal * self.last[:, None]).sum(3) + self.last_bias[:, None]
+        return self._answer(normal)
+
+    def _answer(self, hidden: Tensor) -> Tensor:
+        """From [E, halves, R, width]."""
+        hidden = hidden * self._dropped(hidden)
+        answer: Tensor = (hidden * self.last[:, None]).sum(3) + self.last_bias[:, None]
         return answer.sigmoid().flatten(1)
+
+    def _dropped(self, normal: Tensor) -> Tensor | float:
+        """What is left of [E, halves, R, width]: the same for all networks, so that what one learns
+        does not depend on those beside it."""
+        if not self.training or not self.dropout:
+            return 1.0
+        kept: Tensor = functional.dropout(torch.ones_like(normal[0]), self.dropout)
+        return kept
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, rows: int) -> None:

@@ -37,7 +37,7 @@ class View(Protocol):
         ...
 
     def on_inputs(self, masks: Tensor) -> Tensor:
-        """Masks [B, 1, H, W], or [B, D], over the inputs' own features."""
+        """Masks [B, 1, h, w], or [B, S], over the inputs' own features."""
         ...
 
 
@@ -108,28 +108,33 @@ class Transformed:
 
 
 class Bits:
-    """Of a table, in which a feature has one of two values, which it is."""
+    """Which of its segments each query of an input keeps; of a table a segment is a feature, or
+    several.
+
+    Attributes:
+        exists: bool [B, S], which of the most segments that an input has each has.
+    """
 
     has_border = False
 
     def __init__(self, queries: Queries) -> None:
-        self._kept = queries.kept().float()
-        self._labels = queries.segments.long().expand(queries.inputs.shape)
+        count = len(queries.inputs)
+        kept = ops.unpack_coalitions(queries.coalitions.words, max(queries.n_segments, default=0))
+        kept = kept.transpose(0, 1).float()
+        self.exists = queries.exists()
+        alike = len(kept) == 1 and bool(self.exists.all())
+        # Rows of a table share their queries, which are then held once.
+        self._kept = kept.expand(count, -1, -1) if alike else kept * self.exists[:, None]
+        labels = queries.segments.long()
+        self._labels = labels.expand(count, *labels.shape[1:])
         self.shape = (self._kept.shape[2],)
 
     def __call__(self, rows: slice) -> Tensor:
         return self._kept[:, rows]
 
     def on_inputs(self, masks: Tensor) -> Tensor:
-        return masks.gather(1, self._labels)
-
-
-def view_of(queries: Queries, size: int, transform: Transform | None) -> View:
-    if queries.inputs.dim() == 2:
-        return Bits(queries)
-    return (
-        SmallPictures(queries, size) if transform is None else Transformed(queries, size, transform)
-    )
+        """[B, ...], one channel or as many as segments have."""
+        return masks.gather(1, self._labels.flatten(1)).view(self._labels.shape)
 
 
 def smooth(masks: Tensor, size: torch.Size) -> Tensor:

@@ -9,7 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distillation import DistillationRecipe, Distilled, Transform, distil, recipe_for
+from ..distillation import (
+    LOSSES,
+    SEES,
+    DistillationRecipe,
+    Distilled,
+    Networks,
+    Transform,
+    distil,
+    recipe_for,
+)
 from ..errors import ArgumentError
 from ..models.preprocessing import Preprocessing
 from ..models.score import ForwardFunc
@@ -26,28 +35,39 @@ WAY = 16
 class DAX(PerturbationMethod):
     """The mask under which a small student, trained for this input, answers as the black box does.
 
-    Segments of the input are hidden at random and the black box is asked. Then two small networks
-    are trained together on its answers: one that makes a mask of what is seen, and a student that
-    sees what the mask leaves. The explanation is the mask of the whole input, from 0 to 1, all
-    channels of a pixel alike. "Gradient-free Post-hoc Explainability Using Distillation Aided
-    Learnable Approach" (2024). No gradient of the black box is used.
+    Segments of the input are hidden at random and the black box is asked. Then a mask and a small
+    network, the student, are trained together on its answers: the student sees what the mask
+    leaves. The explanation is the mask of the whole input, from 0 to 1, all channels of a pixel
+    alike. "Gradient-free Post-hoc Explainability Using Distillation Aided Learnable Approach"
+    (2024). No gradient of the black box is used. A mask says that something counts, not in which
+    direction.
 
-    Of a table the networks see which features stay, and the mask is of features. Segments may be
-    groups of columns (`feature_mask`). A mask says that a feature counts, not in which direction.
+    What the student sees is one of two things:
+
+    - "segments": which of them are kept. The mask has a value for each segment, which is near 1
+      where what the segment explains of the answers' variance is worth more than its price
+      (`loss`), and near 0 elsewhere; several that explain the same are near 1 alike. Where the mask
+      hides, the student sees another query. Of pictures, sounds and tables.
+    - "pixels", as in the paper: small convolutional networks make a mask of what they see of each
+      query, and the student sees the picture under it. Of pictures and sounds. Masks of this kind
+      rarely find what the black box looks at (see `benchmarks/quality/localisation.md`), and take
+      a hundred times as long.
 
     Several inputs, and several targets of an input, are trained side by side, each with weights of
-    its own: with dropout=0 and mask_norm="sample" each as if it had been trained alone, to
-    rounding. What was learnt, and how well, is in `distilled` after a call.
+    its own and, with mask_norm="sample", as if it had been trained alone, to rounding. What was
+    learnt, and how well, is in `distilled` after a call.
 
     Args:
-        segments: see PerturbationMethod.
+        segments: see PerturbationMethod; of a table, groups of columns (`feature_mask`).
         n_queries: rows that the model is asked for each input, where a call names no other number.
-        transform: of masked inputs, [R, ...] to [R, C, H, W], what the networks are to see of them,
-            of the inputs' height and width: log spectra of sounds. None for pictures and tables.
-        loss, mask_norm, student_size, cell, border, filters, width, n_epochs, mask_epochs,
+        sees: "segments" or "pixels"; None for pixels where pictures are explained with the paper's
+            losses, "release" and "paper3", and for segments otherwise.
+        transform: of masked inputs, [R, ...] to [R, C, H, W], what networks that see pixels are to
+            see of them, of the inputs' height and width: log spectra of sounds. None for pictures.
+        loss, answers, mask_norm, student_size, cell, border, filters, width, n_epochs, mask_epochs,
             batch_size, learning_rate, momentum, dropout, augment, held_out, patience, compile: see
-            `pyxai_fast.distillation.DistillationRecipe`; None is its default, or for tables that of
-            `pyxai_fast.distillation.OF_TABLES`.
+            `pyxai_fast.distillation.DistillationRecipe`; None is its default, or where segments are
+            seen that of `pyxai_fast.distillation.OF_SEGMENTS`.
         forward_func, memory_format, select_output, preprocessing: see PerturbationMethod.
         output: "prob", or "logit" for a model whose answers are in [0, 1] by themselves.
 
@@ -55,7 +75,7 @@ class DAX(PerturbationMethod):
         distilled: what the last call learnt; see `pyxai_fast.distillation.Distilled`.
 
     Example:
-        >>> dax = DAX(model, segments="quickshift", n_queries=3000)
+        >>> dax = DAX(model, segments="quickshift", n_queries=1000)
         >>> masks = dax.attribute(pictures, target=classes)          # [B, 3, H, W] in [0, 1]
         >>> dax.distilled.held_out_error[-1]                         # 0: as the model; 1: no idea
     """
@@ -70,8 +90,10 @@ class DAX(PerturbationMethod):
         segments: Any = None,
         *,
         n_queries: int = 3000,
+        sees: str | None = None,
         transform: Transform | None = None,
         loss: str | tuple[float, float, float] | None = None,
+        answers: str | None = None,
         mask_norm: str = "sample",
         student_size: int = 128,
         cell: int | None = None,
@@ -110,16 +132,18 @@ class DAX(PerturbationMethod):
         self.n_queries = n_queries
         self.transform = transform
         self._recipe_options = dict(
-            loss=loss, mask_norm=mask_norm, student_size=student_size, cell=cell, border=border,
-            filters=filters, width=width, n_epochs=n_epochs, mask_epochs=mask_epochs,
+            loss=loss, answers=answers, mask_norm=mask_norm, student_size=student_size, cell=cell,
+            border=border, filters=filters, width=width, n_epochs=n_epochs, mask_epochs=mask_epochs,
             batch_size=batch_size, learning_rate=learning_rate, momentum=momentum, dropout=dropout,
             augment=augment, held_out=held_out, patience=patience, compile=compile,
         )  # fmt: skip
-        # What suits neither pictures nor tables is refused before the model is asked.
-        try:
-            self._recipe(table=False)
-        except ArgumentError:
-            self._recipe(table=True)
+        if sees is not None and sees not in SEES:
+            raise ArgumentError(
+                f"{type(self).__name__}: sees must be one of {', '.join(SEES)}, got {sees!r}"
+            )
+        self._sees = sees
+        # What suits no inputs is refused before the model is asked.
+        self._recipe(dimensions=4)
         self.distilled: Distilled | None = None
 
     def check_inputs(self, inputs: tuple[Tensor, ...]) -> None:
@@ -130,10 +154,17 @@ class DAX(PerturbationMethod):
                 f"got {list(inputs[0].shape)}"
             )
 
-        self._recipe(table=inputs[0].dim() == 2)
+        if inputs[0].dim() == 2 and self._sees == "pixels":
+            raise ArgumentError(
+                f"{type(self).__name__}: sees must be segments, or None, for tables, got 'pixels'"
+            )
 
-    def _recipe(self, table: bool) -> DistillationRecipe:
-        return recipe_for(table, **self._recipe_options)
+    def _recipe(self, dimensions: int) -> DistillationRecipe:
+        options, sees = self._recipe_options, self._sees
+        if sees is None:
+            as_in_the_paper = options["loss"] in tuple(LOSSES) and dimensions > 2
+            sees = "pixels" if as_in_the_paper else "segments"
+        return recipe_for(sees, **options)
 
     @outside_inference_mode
     def read(
@@ -147,13 +178,14 @@ class DAX(PerturbationMethod):
         name = type(self).__name__
         low, high = float(queries.scores.min()), float(queries.scores.max())
         if not 0 <= low <= high <= 1 + 1e-6:
+            others = "" if low != low else "; kernel_shap, lime and rise take any"
             raise ArgumentError(
-                f"{name}: the model's answers must be in [0, 1], got {low:.4g} to {high:.4g}; "
-                "kernel_shap, lime and rise take any"
+                f"{name}: the model's answers must be in [0, 1], got {low:.4g} to {high:.4g}"
+                f"{others}"
             )
         self.distilled = found = distil(
             queries,
-            self._recipe(table=queries.inputs.dim() == 2),
+            self._recipe(queries.inputs.dim()),
             transform=self.transform,
             keep_student=self._keeps_student,
             show_progress=show_progress,
@@ -162,7 +194,7 @@ class DAX(PerturbationMethod):
         if blind:
             warnings.warn(
                 f"{name}: no evidence for {blind} of {len(found.evidence)} maps, which are zeros: "
-                "the model answers the same whatever is hidden",
+                "the model answers the same whatever is hidden, within a millionth",
                 stacklevel=3,
             )
         maps = self._maps(queries, found)
@@ -179,11 +211,13 @@ class DAX(PerturbationMethod):
 class StudentGradient(DAX):
     """The slope of DAX's student, times what hiding changes: what it costs to make no mask.
 
-    For what is seen u of the whole input, o of the input with everything hidden, and the trained
-    networks S and M: ``(u - o) d S(u M(u)) / d u``, summed over channels. Positive where what is
-    hidden would be missed. A baseline for DAX from the same queries and the same training. Of
-    tables, whose networks have seen bits and nothing between them, the mean slope on the way from
-    o to u.
+    Positive where what is hidden would be missed. A baseline for DAX from the same queries.
+
+    Of segments, whose student has seen kept and hidden ones and nothing between them, the mean
+    slope on the way from nothing to everything: in shares of the queries, whose order the student
+    learns, or with answers="stretched" in the units of the answers. Of pixels, with the whole
+    input u, the input o with everything hidden, and the trained networks S and M:
+    ``(u - o) d S(u M(u)) / d u``, summed over channels.
 
     The constructor's arguments are those of DAX.
     """
@@ -191,20 +225,27 @@ class StudentGradient(DAX):
     _keeps_student = True
 
     def _maps(self, queries: Queries, found: Distilled) -> Tensor:
-        whole, nothing = found.view(slice(0, 2)).unbind(1)
-        targets = found.masks.shape[1]
-        way = (whole - nothing).repeat_interleave(targets, 0)
-        left = torch.zeros(1) if whole.dim() > 2 else 1 - (torch.arange(WAY) + 0.5) / WAY
-        left = left.to(whole).view(-1, *[1] * (whole.dim() - 1))
-        seen = whole.repeat_interleave(targets, 0)[:, None] - left * way[:, None]
-        seen.requires_grad_()
-        with torch.enable_grad():
-            answers = found.student((seen * found.generator(seen)).flatten(2))
-            (slopes,) = torch.autograd.grad(answers.sum(), seen)
-        products = slopes.mean(1) * way
-        if products.dim() > 2:
-            products = products.sum(1, keepdim=True)
+        products = torch.cat([_slopes(networks) for networks in found.networks])
         scales = found.evidence.to(products) * found.span.to(products)
         products = products * scales.view(-1, *[1] * (products.dim() - 1))
-        each = products.unflatten(0, (-1, targets))
-        return torch.stack([found.view.on_inputs(one) for one in each.unbind(1)], 1)
+        each = products.unflatten(0, (-1, found.masks.shape[1]))
+        first = 0
+        maps = []
+        for networks in found.networks:
+            some = each[first : first + networks.batch]
+            maps.append(torch.stack([networks.view.on_inputs(one) for one in some.unbind(1)], 1))
+            first += networks.batch
+        return torch.cat(maps)
+
+
+def _slopes(networks: Networks) -> Tensor:
+    """[E, 1, h, w], or [E, S]."""
+    whole, nothing = networks.seen(slice(0, 2)).unbind(1)
+    way = whole - nothing
+    left = torch.zeros(1) if whole.dim() > 2 else 1 - (torch.arange(WAY) + 0.5) / WAY
+    left = left.to(whole).view(-1, *[1] * (whole.dim() - 1))
+    seen = (whole[:, None] - left * way[:, None]).requires_grad_()
+    with torch.enable_grad():
+        (slopes,) = torch.autograd.grad(networks.answer(seen).sum(), seen)
+    products = slopes.mean(1) * way
+    return products.sum(1, keepdim=True) if products.dim() > 2 else products

@@ -21,6 +21,9 @@ class StraightLine:
 
     complete = True
 
+    def __repr__(self) -> str:
+        return "StraightLine()"
+
     def start(self, inputs: Tensor, baselines: Tensor) -> Tensor:
         return baselines
 

@@ -80,19 +80,22 @@ class Queries:
 
     def of_example(self, example: int) -> Queries:
         """The queries of one input of the batch."""
-        one = slice(example, example + 1)
-        words = self.coalitions.words
+        return self.of(slice(example, example + 1))
+
+    def of(self, some: slice) -> Queries:
+        """The queries of some inputs of the batch."""
+        words, weights = self.coalitions.words, self.coalitions.weights
         return replace(
             self,
-            inputs=self.inputs[one],
-            segments=of_examples(self.segments, one),
-            hidden=of_examples(self.hidden, one),
+            inputs=self.inputs[some],
+            segments=of_examples(self.segments, some),
+            hidden=of_examples(self.hidden, some),
             coalitions=self.coalitions._replace(
-                words=words if words.shape[1] == 1 else words[:, one],
-                weights=self.coalitions.weights[:, one],
+                words=words if words.shape[1] == 1 else words[:, some],
+                weights=weights if weights.shape[1] == 1 else weights[:, some],
             ),
-            n_segments=self.n_segments[one],
-            scores=self.scores[:, one],
+            n_segments=self.n_segments[some],
+            scores=self.scores[:, some],
         )
 
     def rows(self) -> Tensor:
