@@ -41,15 +41,18 @@ from dax_contenders import (
     parts_of,
     problem,
 )
+from dax_segments import PLAIN_SEGMENTS, PlainSegments
 from machine import machine
 from torch import Tensor
 
-from pyxai_fast.distillation import DistillationRecipe
+from pyxai_fast.distillation import DistillationRecipe, distil, recipe_for
 from pyxai_fast.queries import Queries
 
 THREADS = 2
 # Of weights after a step, relative to its length.
 AGREEMENT = 1e-4
+# Of masks after a whole training, in which rounding grows.
+SAME_MASK = 0.05
 # Contenders this much slower than the best of the careful ones in the first round drop out.
 HOPELESS = 1.25
 
@@ -116,6 +119,7 @@ def measured(sizes: Sizes) -> dict[str, Any]:
         },
         "perturbation": perturbation(sizes),
         "together": together(sizes),
+        "segments": of_segments(sizes),
         "end_to_end": end_to_end(sizes),
     }
 
@@ -190,6 +194,41 @@ def together(sizes: Sizes) -> dict[str, Any]:
     }
     show("several pictures", result)
     return result
+
+
+def of_segments(sizes: Sizes) -> dict[str, Any]:
+    """The whole training of networks that see segments: several pictures side by side, one after
+    the other, and by PyTorch's own layers and optimiser."""
+    count = sizes.together[0]
+    recipe = recipe_for("segments")
+    queries = problem(count, sizes.side, sizes.queries, sizes.segments)
+    each = [queries.of_example(number) for number in range(count)]
+    check_segments(problem(1, 32, 60, 9))
+    runs: dict[str, Callable[[], object]] = {
+        "together": lambda: distil(queries, recipe),
+        "one by one": lambda: [distil(one, recipe) for one in each],
+        PLAIN_SEGMENTS: lambda: [PlainSegments(one, recipe).train() for one in each],
+    }
+    times = take_turns(runs, sizes.rounds)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    result = {
+        "count": count,
+        "n_queries": sizes.queries,
+        "n_segments": max(queries.n_segments),
+        "seconds": {name: summary(values) for name, values in times.items()},
+        "speed_up": {name: medians[name] / medians["together"] for name in list(runs)[1:]},
+    }
+    show("networks that see segments", result)
+    return result
+
+
+def check_segments(queries: Queries) -> None:
+    """PyTorch's layers and optimiser learn the same mask."""
+    recipe = recipe_for("segments")
+    theirs = PlainSegments(queries, recipe).train()
+    ours = queries.means(distil(queries, recipe).masks.expand(-1, -1, 3, -1, -1))[0, 0]
+    apart = float((ours - theirs).abs().max())
+    assert apart <= SAME_MASK, f"{PLAIN_SEGMENTS}: masks differ by {apart}"
 
 
 # --- end to end ----------------------------------------------------------------------------------

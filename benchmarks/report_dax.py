@@ -23,6 +23,8 @@ def dax_section(result: dict[str, Any]) -> Iterator[str]:
         "`benchmarks/dax_contenders.py`, and learn the same from the same weights.\n"
     )
     yield from perturbation_table(result["perturbation"], settings["shape"])
+    yield from segments_table(result["segments"])
+    yield "Networks that see pixels, as in the paper:\n"
     yield from together_table(result["together"])
     yield from end_to_end_tables(result["end_to_end"], settings)
 
@@ -39,6 +41,21 @@ def perturbation_table(result: dict[str, Any], shape: list[int]) -> Iterator[str
         over = against(speed_up, OVER_LOOPS) if "loop" in name else times(speed_up)
         rows.append([name, f"{median(result, name):.3f} s", over + " (best)" * (name == rival)])
     yield table(("masked pictures by", "time", "speed-up"), rows)
+
+
+def segments_table(result: dict[str, Any]) -> Iterator[str]:
+    count = result["count"]
+    yield (
+        f"Networks that see segments, the whole training: {count} pictures side by side, "
+        f"{result['n_queries']} queries each, up to {result['n_segments']} segments. Side by side "
+        f"is not to be slower than one after the other: at least {NOT_SLOWER}x. PyTorch's layers "
+        "learn the same masks (`benchmarks/dax_segments.py`).\n"
+    )
+    rows = [["side by side", f"{median(result, 'together') / count:.3f} s", ""]]
+    for name, speed_up in result["speed_up"].items():
+        over = against(speed_up, NOT_SLOWER) if name == "one by one" else times(speed_up)
+        rows.append([name, f"{median(result, name) / count:.3f} s", over])
+    yield table(("training", "a picture", "speed-up"), rows)
 
 
 def together_table(result: dict[str, Any]) -> Iterator[str]:
