@@ -1,6 +1,7 @@
 """DAX without the black box: its inputs, training, and both, against plain and careful PyTorch.
 
     python benchmarks/bench_dax.py [--quick] [--json OUT]
+    python benchmarks/bench_dax.py --together [--device cuda] [--quick] [--json OUT]
 
 Answers cost nothing, so that what is timed is what a method adds to its queries. Before they are
 timed, contenders must agree: masked pictures bit for bit, and weights after a step closely, from
@@ -19,7 +20,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="tiny pictures, 2 rounds")
     parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--together", action="store_true", help="only several pictures at once")
+    parser.add_argument("--device", default="cpu", help="of --together")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
-    results = {"machine_info": machine(), **measured(QUICK if options.quick else Sizes())}
+    sizes = QUICK if options.quick else Sizes()
+    if options.together:
+        sizes = replace(sizes, rounds=2)
+        found = {
+            "pixels": together(sizes, options.device),
+            "segments": of_segments(sizes, options.device),
+        }
+    else:
+        found = measured(sizes)
+    results = {"machine_info": machine(), **found}
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
 
@@ -170,10 +182,10 @@ def perturbation(sizes: Sizes) -> dict[str, Any]:
 # --- several pictures ----------------------------------------------------------------------------
 
 
-def together(sizes: Sizes) -> dict[str, Any]:
+def together(sizes: Sizes, device: str = "cpu") -> dict[str, Any]:
     """An epoch of several pictures side by side, and of one picture after the other."""
     count, n_queries = sizes.together
-    queries = problem(count, sizes.side, n_queries, sizes.segments)
+    queries = on(device, problem(count, sizes.side, n_queries, sizes.segments))
     each = [queries.of_example(number) for number in range(count)]
     ours = contenders(of_two_epochs(sizes.recipe))[OURS]
     epochs: dict[str, list[float]] = {"together": [], "one by one": []}
@@ -196,19 +208,20 @@ def together(sizes: Sizes) -> dict[str, Any]:
     return result
 
 
-def of_segments(sizes: Sizes) -> dict[str, Any]:
+def of_segments(sizes: Sizes, device: str = "cpu") -> dict[str, Any]:
     """The whole training of networks that see segments: several pictures side by side, one after
-    the other, and by PyTorch's own layers and optimiser."""
+    the other, and on the CPU by PyTorch's own layers and optimiser."""
     count = sizes.together[0]
     recipe = recipe_for("segments")
-    queries = problem(count, sizes.side, sizes.queries, sizes.segments)
+    queries = on(device, problem(count, sizes.side, sizes.queries, sizes.segments))
     each = [queries.of_example(number) for number in range(count)]
     check_segments(problem(1, 32, 60, 9))
     runs: dict[str, Callable[[], object]] = {
         "together": lambda: distil(queries, recipe),
         "one by one": lambda: [distil(one, recipe) for one in each],
-        PLAIN_SEGMENTS: lambda: [PlainSegments(one, recipe).train() for one in each],
     }
+    if device == "cpu":
+        runs[PLAIN_SEGMENTS] = lambda: [PlainSegments(one, recipe).train() for one in each]
     times = take_turns(runs, sizes.rounds)
     medians = {name: statistics.median(values) for name, values in times.items()}
     result = {
@@ -220,6 +233,18 @@ def of_segments(sizes: Sizes) -> dict[str, Any]:
     }
     show("networks that see segments", result)
     return result
+
+
+def on(device: str, queries: Queries) -> Queries:
+    moved = {
+        field.name: value.to(device)
+        for field in fields(queries)
+        if isinstance(value := getattr(queries, field.name), Tensor)
+    }
+    words, weights = (part.to(device) for part in queries.coalitions[:2])
+    return replace(
+        queries, **moved, coalitions=queries.coalitions._replace(words=words, weights=weights)
+    )
 
 
 def check_segments(queries: Queries) -> None:

@@ -218,6 +218,25 @@ class Stages:
         detail = f"{len(self.rows)} rows" + "".join(f"; {text[:200]}" for text in failures[:5])
         return Outcome("failed" if failures else "passed", detail, {"failures": failures})
 
+    def dax(self, limit: float) -> Outcome:
+        """Several pictures trained side by side, and one after the other."""
+        out = self.folder / "dax.json"
+        command = [sys.executable, "benchmarks/bench_dax.py", "--together"]
+        command += ["--device", self.device, "--json", str(out)]
+        code = self.call(*command, *(["--quick"] if self.quick else []), limit=limit)
+        if code != 0:
+            return Outcome("failed", f"ended with {code}")
+        found = json.loads(out.read_text())
+        over = {sees: found[sees]["speed_up"] for sees in ("pixels", "segments")}
+        over["segments"] = over["segments"]["one by one"]
+        count = found["pixels"]["count"]
+        detail = ", ".join(f"{times:.2f}x that see {sees}" for sees, times in over.items())
+        return Outcome(
+            "passed",
+            f"{count} pictures side by side over one by one: {detail}; 2.5x is wanted",
+            {sees: found[sees] for sees in over},
+        )
+
 
 def op_test_files() -> list[Path]:
     return sorted((ROOT / "tests").glob("test_*_ops.py"))
@@ -288,6 +307,7 @@ def main() -> int:
                 for tool in TOOLS
             ),
             ("benchmarks", 180, stages.benchmarks),
+            ("dax", 60, stages.dax),
             ("suite", 120, stages.suite),
         ]
         names = [name for name, *_ in plan]
