@@ -4,7 +4,7 @@
 #
 #   PYTHON=python3.12        the interpreter that .venv is made of, 3.11 or later
 #   PYXAI_FAST_NATIVE=off    no native libraries: pure PyTorch
-#   PYTEST_ARGS="-k path"    more arguments for pytest
+#   PYTEST_ARGS="-k path"    more arguments for pytest; "-n 0" runs all tests in one process
 #   BENCH_ARGS="--ops noise" what to measure again: see benchmarks/run.py
 #   CXX, PYXAI_FAST_PYTHON, PYXAI_FAST_CUDA, PYXAI_FAST_CUDA_ARCHS, CMAKE_ARGS, MAX_JOBS
 #                            for the build: see setup.py
@@ -12,6 +12,8 @@
 SHELL := bash
 VENV := .venv
 PY := $(VENV)/bin/python
+# A process for each core; the tests of a file share what they set up.
+SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench lint clean FORCE
@@ -29,7 +31,7 @@ demo: $(VENV)/.installed
 	$(PY) -m pyxai_fast.demo --out demo
 
 test: $(VENV)/.installed
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed
 	$(PY) benchmarks/run.py $(BENCH_ARGS)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each of several processes has a core: with threads of their own they would wait for each
+    # other. Before torch is imported, which reads it once.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from backends import backend as backend  # every test file has the fixture

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock  # torch needs it too
 from torch import Tensor
 
 from pyxai_fast.ops.registry import overridden, schemas
@@ -52,7 +53,14 @@ def why_not() -> str | None:
 
 @functools.cache
 def build(target: str) -> Path:
-    """The built target; a build that fails is an error with the compiler's output."""
+    """The built target; a build that fails is an error with the compiler's output. Of several
+    processes that test side by side one builds, and the others wait."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with FileLock(BUILD.with_suffix(".lock")):
+        return _build(target)
+
+
+def _build(target: str) -> Path:
     cmake = _program("cmake") or "cmake"
     generator = ["-G", "Ninja"] if _program("ninja") else []
     for command in (
