@@ -27,6 +27,8 @@ a Gaussian at the centre say what a score is worth.
 - Every map evaluates the model equally often; a gradient, forward and backward, counts as one
   evaluation. DAX of segments and of pixels, the student's slope, LIME and RISE read the same
   queries.
+- What DAX of segments is trained with by default was chosen on six other pictures of the first set
+  below, and on no sounds; DAX of pixels is trained as its authors did.
 - Of a map only what speaks for the class counts: negative values are 0, and the largest is 1.
   Integrated gradients and SmoothGrad are summed over channels, the latter's absolute values; they
   are of the logit, the others of the score in [0, 1] (a model that answers such scores: all of it).

@@ -40,6 +40,7 @@ class SegmentNetworks:
         self.student = Student(count, segments, recipe.width, recipe.dropout, False)
         counts = torch.tensor(queries.n_segments).repeat_interleave(targets)
         _begin(self.student, counts, queries.seed)
+        self._mean = self.view(slice(None)).mean(1, keepdim=True).repeat_interleave(targets, 0)
         self._exists = self.view.exists.repeat_interleave(targets, 0)
 
     @staticmethod
@@ -107,8 +108,7 @@ class SegmentNetworks:
 
     def answer(self, seen: Tensor) -> Tensor:
         """Where the mask hides is the mean of all queries."""
-        mean = self.seen(slice(None)).mean(1, keepdim=True)
-        return self._told(mean + self.generator() * (seen - mean))
+        return self._told(self._mean + self.generator() * (seen - self._mean))
 
     def _told(self, shown: Tensor) -> Tensor:
         answers: Tensor = self.student(self._from_minus_one(shown))
