@@ -80,7 +80,7 @@ def test_answers_far_from_the_rest_hide_no_cause() -> None:
         return torch.stack([score, 1 - score], 1)
 
     options = dict(n_queries=500, target=0)
-    order = DAX(model, output="logit").attribute(torch.ones(1, 8), 0.0, **options)
+    order = DAX(model, output="logit", answers="order").attribute(torch.ones(1, 8), 0.0, **options)
     stretched = DAX(model, output="logit", answers="stretched").attribute(
         torch.ones(1, 8), 0.0, **options
     )
@@ -120,9 +120,9 @@ def test_recipes_take_what_is_given() -> None:
     assert recipe_for("segments", width=7, dropout=None).width == 7
     assert recipe_for("pixels", n_epochs=4).mask_epochs == (0, 4)
     assert recipe_for("pixels", n_epochs=20).mask_epochs == (0, 5)
-    # The later half of about 600 steps, or of the epochs that are given.
-    assert recipe_for("segments").epochs(50) == (12, 6, 12)
-    assert recipe_for("segments", n_epochs=5).epochs(50) == (5, 3, 5)
+    # The last quarter of about 600 steps, or of the epochs that are given.
+    assert recipe_for("segments").epochs(50) == (12, 9, 12)
+    assert recipe_for("segments", n_epochs=5).epochs(50) == (5, 4, 5)
     with pytest.raises(ArgumentError, match=r"mask_epochs must be .* <= 9, got \(0, 16\)"):
         recipe_for("pixels", mask_epochs=(0, 16))
     # What is wrong for any inputs is refused before there are any.

@@ -320,7 +320,7 @@ def test_dax_finds_what_a_forest_learnt() -> None:
     forest = RandomForestClassifier(20, random_state=0).fit(train, train[:, 4] > 0)
     made = explain(forest, train[:4], method="dax", baselines=train.mean(0), n_queries=500)
     others = np.delete(made.attributions.numpy(), 4, 1)
-    assert made.attributions[:, 4].min() > 0.9 and others.mean() < 0.1
+    assert made.attributions[:, 4].min() > 0.9 and others.mean() < 0.15
     assert made.attributions.argmax(1).tolist() == [4] * 4
 
 

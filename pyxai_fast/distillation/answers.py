@@ -7,8 +7,9 @@ from torch import Tensor
 
 # Not to where a sigmoid has no slope.
 LEAST = 0.1
-# Answers nearer to 0 or 1 are as good as that.
-SURE = 1e-6
+# Added to both sides of the odds: answers nearer to 0 or 1 than that differ little. A forest is
+# sure at 20 of 20 trees, and a network that says 0.0001 in place of 0.001 may mean nothing by it.
+SURE = 3e-3
 
 
 def prepared(answers: Tensor, how: str) -> tuple[Tensor, Tensor]:
@@ -20,7 +21,7 @@ def prepared(answers: Tensor, how: str) -> tuple[Tensor, Tensor]:
             queries.
     """
     if how == "log_odds":
-        odds = torch.logit(answers, SURE)
+        odds = ((answers + SURE) / (1 - answers + SURE)).log()
         return stretched(odds)[0].float(), answers.new_ones(len(answers)).float()
     if how == "order":
         return stretched(in_order(answers))[0].float(), answers.new_ones(len(answers)).float()

@@ -18,7 +18,7 @@ ANSWERS = ("as_they_are", "stretched", "log_odds", "order")
 MASK_NORMS = ("sample", "batch")
 # In place of the release's, where the networks see segments.
 OF_SEGMENTS: dict[str, Any] = {
-    "sees": "segments", "answers": "order", "loss": (0.04, 0.0, 0.0), "width": 128,
+    "sees": "segments", "answers": "log_odds", "loss": (0.03, 0.0, 0.0), "width": 128,
     "n_epochs": None, "mask_epochs": None, "batch_size": 32, "learning_rate": 0.3, "dropout": 0.0,
 }  # fmt: skip
 # Where no number of epochs is given.
@@ -39,13 +39,14 @@ class DistillationRecipe:
             0.1 to 0.9 by the least and greatest of each input; their "log_odds", stretched; or
             their "order" among each input's queries, stretched. Few answers far from the rest,
             which is what probabilities often are, leave the rest next to no room but in log odds
-            and in order; in order, differences count however small they are.
+            and in order; in order, differences count however small they are. Log odds are of
+            answers 0.003 away from 0 and 1.
         loss: "release", which asks that the student is wrong about the complement of the mask;
             "paper3", with a small mask and the distribution of the answers; or three weights, of
             the size of the mask, of the divergence of the answers, and of the complement's error,
             which counts negatively. The size is the mean; of segments the sum, and its price is in
-            shares of the answers' variance: at 0.04 a segment that explains 4% of it is seen by
-            half, and one that explains less than 2% not at all.
+            shares of the answers' variance: at 0.03 a segment that explains 3% of it is seen by
+            half, and one that explains less than 1.5% not at all.
         mask_norm: pixels: masks are brought to [0, 1] by their least and greatest value: each by
             itself ("sample"), or over a whole batch ("batch", as in the release), where the mask
             of a query depends on those beside it.
@@ -59,7 +60,7 @@ class DistillationRecipe:
         width: of the student's hidden layer.
         n_epochs: passes over the queries; None for as many as take about 600 steps.
         mask_epochs: (first, last): the result is the mean of the masks after so many epochs, to
-            so many. After none, as in the release, a mask is untrained. None for the later half.
+            so many. After none, as in the release, a mask is untrained. None for the last quarter.
         batch_size: queries in a step.
         learning_rate, momentum: of SGD with Nesterov's momentum.
         dropout: of the student's hidden layer; the same for inputs that are trained side by side.
@@ -136,7 +137,7 @@ class DistillationRecipe:
     def epochs(self, steps: int) -> tuple[int, int, int]:
         """Of training, and the first and last whose mask counts, where one has so many steps."""
         epochs = self.n_epochs or math.ceil(STEPS / max(1, steps))
-        first, last = self.mask_epochs or ((epochs + 1) // 2, epochs)
+        first, last = self.mask_epochs or (math.ceil(0.75 * epochs), epochs)
         return epochs, first, last
 
     def _require(self, name: str, fits: bool, what: str) -> None:

@@ -35,7 +35,7 @@ class Distilled:
         training_loss: float64 [epochs, E], mean of each epoch.
         held_out_error: float64 [epochs, E]: the student's mean squared error on queries that it was
             not trained on, over the variance of the answers: 1 is no better than their mean. NaN
-            without such queries.
+            without such queries, and without evidence.
         evidence: bool [E]: whether the answers depend on the segments at all.
         networks: mask generators and students, see `Networks`: of all inputs, or where these take
             too much memory side by side, of so many and the next.
@@ -238,7 +238,7 @@ class _Training:
                 if epoch <= last_mask:
                     masks.add(networks.mask(), going, counts=epoch >= first_mask)
                 since = torch.where(errors[-1] < best, 0, since + 1)
-                best = torch.minimum(best, errors[-1])
+                best = torch.fmin(best, errors[-1])
                 # Each pair has patience of its own, so that it does not matter who is beside it.
                 going &= since < (recipe.patience or math.inf)
                 if not bool(going.any()):
@@ -297,7 +297,7 @@ class _Training:
             off.append((told - self.answers[:, rows]).square())
         squares = torch.cat(off, 1).double().mean(1)
         variance = self.answers.double().var(1, correction=0).clamp(min=LEAST_SPREAD**2)
-        return (squares / variance).cpu()
+        return torch.where(self.evidence, squares / variance, torch.nan).cpu()
 
 
 class _Means:

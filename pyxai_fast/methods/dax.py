@@ -30,6 +30,8 @@ from .perturbation import PerturbationMethod, check_queries
 OUTPUTS = ("prob", "logit")
 # Points at which the slope of a table's student is looked at.
 WAY = 16
+# Of held-out errors: a student above it has learnt next to nothing of what the model does.
+LOST = 0.8
 
 
 class DAX(PerturbationMethod):
@@ -178,10 +180,10 @@ class DAX(PerturbationMethod):
         name = type(self).__name__
         low, high = float(queries.scores.min()), float(queries.scores.max())
         if not 0 <= low <= high <= 1 + 1e-6:
-            others = "" if low != low else "; kernel_shap, lime and rise take any"
+            others = "; output='prob' makes them so, and kernel_shap, lime and rise take any"
             raise ArgumentError(
                 f"{name}: the model's answers must be in [0, 1], got {low:.4g} to {high:.4g}"
-                f"{others}"
+                f"{'' if low != low else others}"
             )
         self.distilled = found = distil(
             queries,
@@ -195,6 +197,14 @@ class DAX(PerturbationMethod):
             warnings.warn(
                 f"{name}: no evidence for {blind} of {len(found.evidence)} maps, which are zeros: "
                 "the model answers the same whatever is hidden, within a millionth",
+                stacklevel=3,
+            )
+        lost = int((found.held_out_error[-1:] > LOST).sum())
+        if lost:
+            warnings.warn(
+                f"{name}: do not rely on {lost} of {len(found.evidence)} maps: their student "
+                "answers queries that it was not trained on hardly better than by the mean; "
+                f"ask more than n_queries={len(queries)}, or hide fewer segments",
                 stacklevel=3,
             )
         maps = self._maps(queries, found)

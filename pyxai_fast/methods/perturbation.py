@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -168,6 +169,14 @@ class PerturbationMethod(AttributionMethod):
             segment; without `return_input_shape` the segments' values, [B, S] (or [B, n, S]).
         """
         self.check_drawn(queries)
+        rows = queries.rows()
+        blind = int((rows.amax(1) == rows.amin(1)).sum())
+        if blind:
+            warnings.warn(
+                f"{type(self).__name__}: {blind} of {rows.shape[0] * rows.shape[2]} maps are zeros:"
+                " the model answers the same whatever is hidden; other baselines may hide more",
+                stacklevel=3,
+            )
         values = self.values(queries)
         values = values if queries.several else values[:, 0]
         return (queries.painted(values) if return_input_shape else values).float()
