@@ -13,7 +13,9 @@ from torch import Tensor
 from .errors import ArgumentError, near
 
 DELIMITERS = ",;\t"
-# Of cells without a value, whatever their case.
+# As pandas writes a column for each value of a code. Of any case, as the next.
+BITS = {"true": 1.0, "false": 0.0}
+# Of cells without a value.
 MISSING = ("", "na", "nan", "n/a", "null", "none", "?")
 
 
@@ -51,7 +53,7 @@ class TableFile:
                 )
 
     def numbers(self, names: Sequence[str], rows: Sequence[int] | None = None) -> Tensor:
-        """Columns as numbers, float64 [B, D]; what is missing is NaN.
+        """Columns as numbers, float64 [B, D]; what is missing is NaN, true is 1.
 
         Raises:
             ArgumentError: a cell holds something else; its file, line and column are named.
@@ -65,6 +67,8 @@ class TableFile:
         text = self.cells[row][place].strip()
         if text.lower() in MISSING:
             return math.nan
+        if text.lower() in BITS:
+            return BITS[text.lower()]
         try:
             return float(text)
         except ValueError:

@@ -13,6 +13,7 @@ import pytest
 from pyxai_fast.cli import main
 from pyxai_fast.models.errors import ModelSpecError
 from pyxai_fast.models.spec import load_model
+from pyxai_fast.table_file import read_table
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 pytest.importorskip("PIL.Image", reason="Pillow is not installed")
@@ -245,6 +246,13 @@ def test_columns_that_the_model_was_fitted_on_must_be_there(
     assert "was fitted on, and 'dose' is missing\n" in capsys.readouterr().err
     assert run(table, models + "named", out, "--drop", "dose") == 2
     assert "'dose' is missing (left out)" in capsys.readouterr().err
+
+
+def test_codes_that_pandas_wrote_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "codes.csv"
+    path.write_text("age,ward_A\n30,True\n40,FALSE\n")
+    read = read_table(str(path))
+    assert read.numbers(["age", "ward_A"]).tolist() == [[30, 1], [40, 0]]
 
 
 def test_one_row_needs_a_baseline(
