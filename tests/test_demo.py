@@ -333,7 +333,7 @@ def test_the_command_on_sounds_runs_on_the_demo(written: Path, tmp_path: Path) -
     from pyxai_fast.cli import main
 
     sound = str(written / "sound.wav")
-    brief = ["--samples", "40", "--set", "student_size=32", "--set", "mask_epochs=[0,1]"]
+    brief = ["--samples", "40", "--set", "n_epochs=2"]
     arguments = ["--model", "demo", "--method", "dax", *brief, "--out", str(tmp_path)]
     assert main(["explain", sound, *arguments]) == 0
     (result,) = json.loads((tmp_path / "run.json").read_text())["results"]

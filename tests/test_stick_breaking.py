@@ -304,7 +304,8 @@ def test_explain_knows_the_method_by_name(x: Tensor) -> None:
     same = spi(model, alpha=3.0, n_paths=4, seed=7).attribute(
         x, target=explanation.target, n_steps=9
     )
-    assert_same_bits(explanation.attributions, same)
+    # A network's own products may be rounded otherwise in a chunk of other length.
+    torch.testing.assert_close(explanation.attributions, same, rtol=1e-12, atol=1e-12)
     assert explanation.cost.gradients == 3 * 4 * 9
     assert "StickBreaking(alpha=3, n_paths=4" in explanation.settings["path"]
     median = explain(model, x, method="stick_breaking_ig", n_paths=3, aggregate="median")
