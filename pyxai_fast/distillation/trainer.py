@@ -22,7 +22,7 @@ from .views import Transform
 # Answers that differ by less say nothing of the segments.
 LEAST_SPREAD = 1e-6
 # Of bytes, for what all pairs that are trained side by side hold between steps.
-BUDGET = 2**30
+BUDGET = 2**31
 TINY = 1e-12
 
 
@@ -81,7 +81,7 @@ def distil(
             None for pictures as they are.
         keep_student: train all epochs. Otherwise training stops when the masks are known, which
             the last epochs change nothing of.
-        told: given the mean losses after each epoch.
+        told: given the mean losses after each epoch of inputs that are trained side by side.
     """
     batch, at_once = len(queries.inputs), inputs_at_once(queries, recipe, transform)
     parts = [
