@@ -47,7 +47,9 @@ if TYPE_CHECKING:
         StickBreaking,
         StraightLine,
     )
+    from .picture_explainer import PictureExplainer
     from .runtime.cost import Cost
+    from .runtime.prepared import prepare
 
 __all__ = [
     "GRADIENTS",
@@ -71,6 +73,7 @@ __all__ = [
     "LikelihoodRatio",
     "Path",
     "PathModel",
+    "PictureExplainer",
     "Preprocessing",
     "QueryError",
     "Saliency",
@@ -83,6 +86,7 @@ __all__ = [
     "explain",
     "info",
     "ops",
+    "prepare",
 ]
 
 # Where each name is defined. No module is named as what it holds: once imported, it would take the
@@ -118,7 +122,9 @@ _DEFINED_IN = {
     "Path": "paths",
     "StickBreaking": "paths",
     "StraightLine": "paths",
+    "PictureExplainer": "picture_explainer",
     "Cost": "runtime.cost",
+    "prepare": "runtime.prepared",
 }
 _MODULES = (
     "arrays",

@@ -14,6 +14,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from pyxai_fast.cli_options import (
+    add_method,
+    add_model,
+    add_prior,
+    add_run,
+    method_fields,
+    parsed_options,
+    positive_int,
+)
+
 PROGRAM = "pyxai-fast"
 
 
@@ -101,96 +111,16 @@ def _add_explain(commands: Any) -> None:
         help="image files; or sound files (.wav, .flac, .ogg, .mp3...), which go one by one; or "
         "one table (.csv, .tsv)",
     )
-    _add_model(parser)
+    add_model(parser)
     add(
         "--sample-rate",
-        type=_positive_int,
+        type=positive_int,
         metavar="N",
         help="of the sounds that the model takes, waveforms [rows, samples] in [-1, 1], per second "
         "(default: the model's own sample_rate, else 16000)",
     )
     add("--out", required=True, metavar="DIR", help="folder for the results")
-    add(
-        "--method",
-        default="integrated_gradients",
-        metavar="NAME",
-        help="attribution method; one that is not there, such as ?, lists them",
-    )
-    add(
-        "--gradient",
-        default="autograd",
-        metavar="NAME",
-        help="how slopes are found: autograd, or by only asking the model: likelihood_ratio, or "
-        "freemcg (on the data manifold, with --prior)",
-    )
-    _add_prior(parser, required=False)
-    add(
-        "--path-model",
-        metavar="SPEC",
-        help="which paths there are, for diffusion_ig: the folder of a path model, or demo",
-    )
-    add(
-        "--guide",
-        action="append",
-        metavar="NAME=WEIGHT",
-        help="what the paths of diffusion_ig are led to, repeatable: faithful, sparse (default: "
-        "faithful=10 and sparse=5; faithful=0 alone: nothing)",
-        default=[],
-    )
-    add(
-        "--samples",
-        type=_positive_int,
-        metavar="N",
-        help="noisy copies (or particles) for each point: of the gradient if it takes them, else "
-        "of the method; queries of a method that hides segments",
-    )
-    add(
-        "--sigma",
-        type=float,
-        metavar="S",
-        help="the noise's standard deviation, pixels being from 0 to 1: of the gradient, else of "
-        "the method",
-    )
-    add("--seed", type=int, metavar="N", help="of all random numbers (default: 0)")
-    add(
-        "--gradient-set",
-        action="append",
-        metavar="NAME=VALUE",
-        help="any other option of the gradient, repeatable: distribution, blocks, mode...; values "
-        "as for --set",
-        default=[],
-    )
-    add(
-        "--target",
-        type=_class_index,
-        metavar="N",
-        help="class to explain; the predicted class if left out",
-    )
-    add(
-        "--steps",
-        type=_positive_int,
-        metavar="N",
-        help="points on the path, for methods that have one (default: the method's own, 50)",
-    )
-    add(
-        "--baseline",
-        metavar="NAME",
-        help="what attributions are relative to, in pixels: black, white, mean (the model's mean "
-        "colour), blur (the picture, blurred) or a grey level from 0 to 1 (default: black). What "
-        "stands for hidden segments may be segment_mean, their default, or segment_grey too. Of "
-        "sounds: silence, their default, quiet (30 dB below the sound), or so many decibels, as in "
-        "-20. Of tables: mean (of each column, over all rows of the file; their default), zero or "
-        "a number",
-    )
-    add(
-        "--references",
-        nargs="+",
-        default=(),
-        metavar="FILE",
-        help="images, sounds, or a table, that expected_gradients starts from, in place of a "
-        "baseline; for the other methods on tables, a table of training data whose mean is the "
-        "baseline",
-    )
+    add_method(parser)
     add("--rows", metavar="A:B", help="of a table, from 0: 0:20 are the first 20 (default: all)")
     add(
         "--columns",
@@ -199,27 +129,7 @@ def _add_explain(commands: Any) -> None:
         "on, if it knows their names, else all)",
     )
     add("--drop", metavar="NAMES", help="columns of a table to leave out: the label")
-    add(
-        "--output",
-        choices=("logit", "prob", "logprob", "margin"),
-        help="which score of the class is explained (default: prob for methods that hide segments, "
-        "else logit)",
-    )
-    add(
-        "--memory-format",
-        default="auto",
-        choices=("auto", "contiguous", "channels_last"),
-        help="layout of model inputs in memory",
-    )
-    add(
-        "--set",
-        action="append",
-        metavar="NAME=VALUE",
-        help="any other option of the method, repeatable; values are read as JSON, else as text. "
-        "For sounds also hertz=500 and seconds=0.25, the size of the segments that are hidden",
-        default=[],
-    )
-    _add_run(parser)
+    add_run(parser)
 
 
 def _add_counterfactual(commands: Any) -> None:
@@ -237,11 +147,11 @@ def _add_counterfactual(commands: Any) -> None:
         metavar="CLASS",
         help="the class that is wanted: its number, or its name where the model has names",
     )
-    _add_model(parser)
-    _add_prior(parser, required=True)
+    add_model(parser)
+    add_prior(parser, required=True)
     add("--out", required=True, metavar="DIR", help="folder for the results")
-    add("--particles", type=_positive_int, default=100, metavar="N", help="for each picture")
-    add("--steps", type=_positive_int, default=50, metavar="N", help="of the way back")
+    add("--particles", type=positive_int, default=100, metavar="N", help="for each picture")
+    add("--steps", type=positive_int, default=50, metavar="N", help="of the way back")
     add(
         "--strength",
         type=float,
@@ -277,67 +187,7 @@ def _add_counterfactual(commands: Any) -> None:
         "else as text",
         default=[],
     )
-    _add_run(parser)
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    """What is explained."""
-    add = parser.add_argument
-    add(
-        "--model",
-        required=True,
-        metavar="SPEC",
-        help="hf:NAME_OR_DIR, torchvision:NAME, timm:NAME, python:MODULE_OR_FILE.py:NAME (of a "
-        "function that returns a model, or of a fitted estimator), "
-        "onnx:FILE, the address of a model server (http://HOST/v2/models/NAME/infer or "
-        "http://HOST/v1/models/NAME:predict) or demo",
-    )
-    add(
-        "--model-set",
-        action="append",
-        metavar="NAME=VALUE",
-        help="an option of the model's loader, repeatable: answers, budget, cache, dtype..., for "
-        "servers also timeout, retries, token_env...; values as for --set",
-        default=[],
-    )
-    add(
-        "--preprocessing",
-        metavar="FILE",
-        help="how pictures become model inputs, in place of the model's own: JSON with mean, std, "
-        "size..., a preprocessor_config.json, or the run.json of an earlier run",
-    )
-
-
-def _add_prior(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    parser.add_argument(
-        "--prior",
-        required=required,
-        metavar="SPEC",
-        help="what pictures look like: the folder or hub name of a diffusers pipeline, or demo",
-    )
-    parser.add_argument(
-        "--prior-set",
-        action="append",
-        metavar="NAME=VALUE",
-        help="an option of the prior's loader, repeatable: dtype, channels_last, compile, "
-        "max_rows; values as for --set",
-        default=[],
-    )
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    """Where and how a command on pictures runs, and what it writes."""
-    add = parser.add_argument
-    add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where the model runs")
-    add("--batch-size", type=_positive_int, default=16, metavar="N", help="files or rows per batch")
-    add(
-        "--format",
-        default="safetensors",
-        choices=("safetensors", "npz"),
-        help="file format of the numbers",
-    )
-    add("--no-progress", action="store_true", help="no progress bar")
-    add("--overwrite", action="store_true", help="replace results that are already there")
+    add_run(parser)
 
 
 def _add_train_prior(commands: Any) -> None:
@@ -352,7 +202,7 @@ def _add_train_paths(commands: Any) -> None:
     parser = _add_command(
         commands, "train-paths", train, "train a model of integration paths for a classifier"
     )
-    _add_model(parser)
+    add_model(parser)
     add_options(parser)
 
 
@@ -379,33 +229,13 @@ def _run_explain(args: argparse.Namespace) -> int:
     kinds = {IMAGE: explain_files, SOUND: explain_sounds, TABLE: explain_table}
     explain = kinds[kind_of(args.files)]
     request = Request(
+        **method_fields(args),
         images=args.files,
-        model=args.model,
-        model_options=_options("--model-set", args.model_set),
-        preprocessing=args.preprocessing,
         out=args.out,
-        method=args.method,
-        gradient=args.gradient,
-        gradient_options=_options("--gradient-set", args.gradient_set),
-        prior=args.prior,
-        prior_options=_options("--prior-set", args.prior_set),
-        path_model=args.path_model,
-        guides=_options("--guide", args.guide),
-        samples=args.samples,
-        sigma=args.sigma,
-        seed=args.seed,
-        target=args.target,
-        steps=args.steps,
-        baseline=args.baseline,
-        references=args.references,
-        output=args.output,
         rows=args.rows,
         columns=args.columns,
         drop=args.drop,
-        device=args.device,
         batch_size=args.batch_size,
-        memory_format=args.memory_format,
-        options=_options("--set", args.set),
         file_format=args.format,
         # A bar in a log file is thousands of lines.
         progress=sys.stderr.isatty() and not args.no_progress,
@@ -422,10 +252,10 @@ def _run_counterfactual(args: argparse.Namespace) -> int:
         images=args.images,
         to=args.to,
         model=args.model,
-        model_options=_options("--model-set", args.model_set),
+        model_options=parsed_options("--model-set", args.model_set),
         preprocessing=args.preprocessing,
         prior=args.prior,
-        prior_options=_options("--prior-set", args.prior_set),
+        prior_options=parsed_options("--prior-set", args.prior_set),
         out=args.out,
         particles=args.particles,
         steps=args.steps,
@@ -434,7 +264,7 @@ def _run_counterfactual(args: argparse.Namespace) -> int:
         proximity=args.proximity,
         coupling=args.coupling,
         seed=args.seed,
-        options=_options("--set", args.set),
+        options=parsed_options("--set", args.set),
         device=args.device,
         batch_size=args.batch_size,
         file_format=args.format,
@@ -457,37 +287,6 @@ def _run_demo(args: argparse.Namespace) -> int:
 
     quiet = [] if sys.stderr.isatty() else ["--no-progress"]
     return demo_main(["--out", args.out, *quiet])
-
-
-def _options(flag: str, assignments: Sequence[str]) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals or not name.isidentifier():
-            raise ValueError(f"{flag}: must be NAME=VALUE, got {assignment!r}")
-        if name in options:
-            raise ValueError(f"{flag}: {name} is given twice")
-        try:
-            options[name] = json.loads(text)
-        except json.JSONDecodeError:
-            options[name] = {"True": True, "False": False, "None": None}.get(text, text)
-    return options
-
-
-def _positive_int(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return value
-
-
-def _class_index(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be the number of a class, from 0, got {text!r}")
-    return int(text)
 
 
 def _readable(facts: Mapping[str, Any], indent: int = 0) -> Iterator[str]:

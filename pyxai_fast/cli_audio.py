@@ -32,12 +32,14 @@ from pyxai_fast.cli_explain import (
     Request,
     Result,
     Run,
-    check_references,
-    has_baseline,
-    method_class,
     note_of,
     result_of,
     save_result,
+)
+from pyxai_fast.cli_explainer import (
+    check_references,
+    has_baseline,
+    method_class,
     takes_of,
     with_prior_of,
 )

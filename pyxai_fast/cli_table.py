@@ -17,10 +17,11 @@ from pyxai_fast import plots
 from pyxai_fast.cli_explain import (
     Request,
     Run,
+    relative_error,
+)
+from pyxai_fast.cli_explainer import (
     has_baseline,
     method_class,
-    relative_error,
-    takes_numbers,
     with_prior_of,
 )
 from pyxai_fast.cli_images import (
@@ -38,6 +39,7 @@ from pyxai_fast.methods import ExpectedGradients
 from pyxai_fast.models.black_box import BlackBox
 from pyxai_fast.models.score import model_dtype
 from pyxai_fast.models.spec import LoadedModel, load_model
+from pyxai_fast.picture_explainer import takes_numbers
 from pyxai_fast.table_file import TableFile, read_table
 
 # More pictures than anybody looks at; the numbers are of all rows.
@@ -92,7 +94,7 @@ def explain_table(request: Request) -> int:
     model = load_model(request.model, device, options=request.model_options)
     request = replace(request, output=request.output or model.output)
     gradient, options = with_prior(None)
-    numbered = takes_numbers(request)
+    numbered = takes_numbers(request.method, request.options)
     maps: list[dict[str, Tensor]] = []
 
     def write(explanation: Explanation, place: int, position: int) -> _Row:

@@ -83,7 +83,7 @@ def train(args: argparse.Namespace) -> int:
     """
     import torch
 
-    from pyxai_fast.cli import _options
+    from pyxai_fast.cli_options import parsed_options
     from pyxai_fast.cli_images import UsageError, choose_device
     from pyxai_fast.models.black_box import BlackBox
     from pyxai_fast.models.preprocessing_file import read_preprocessing
@@ -103,7 +103,7 @@ def train(args: argparse.Namespace) -> int:
     preprocessing = None
     if args.preprocessing is not None:
         preprocessing = read_preprocessing(args.preprocessing)
-    options = _options("--model-set", args.model_set)
+    options = parsed_options("--model-set", args.model_set)
     model = load_model(args.model, device, options=options, preprocessing=preprocessing)
     if isinstance(model.module, BlackBox):
         raise UsageError("--model: gradients must go through it, got one that only answers")

@@ -24,6 +24,7 @@ from .models.query_error import QueryError
 from .models.target import Targets, check_target, normalise_target
 from .runtime.cost import Cost
 from .runtime.inference import outside_inference_mode
+from .runtime.prepared import prepare
 from .tables import as_table_call, warn_of_zeros
 
 
@@ -43,6 +44,8 @@ def explain(
     additional_forward_args: Any = None,
     class_names: list[str] | None = None,
     feature_names: Sequence[str] | None = None,
+    precision: str = "fp32",
+    compile: bool = False,
     progress: bool = False,
     **options: Any,
 ) -> Explanation:
@@ -77,6 +80,8 @@ def explain(
         class_names: kept with the explanation, for pictures; by default an estimator's own.
         feature_names: of the columns of tables, the same; by default those of the frame, or of the
             one that the estimator was fitted on.
+        precision: of the network: "fp32", "bf16" or "fp16"; see pyxai_fast.prepare.
+        compile: run the network by torch.compile; see pyxai_fast.prepare.
         progress: a progress bar.
         options: any other option of the method's constructor (memory_format=...) or its `attribute`
             (n_steps=..., internal_batch_size=...; feature_mask=torch.tensor([0, 1, 1, 1, 2]) hides
@@ -101,6 +106,7 @@ def explain(
         model, inputs, baselines, feature_names
     )
     class_names = own_classes if class_names is None else class_names
+    model = prepare(model, precision=precision, compile=compile)
     name = method
     if method in COMBINATIONS:
         combination = COMBINATIONS[method]
@@ -160,6 +166,8 @@ def explain(
         "method": method,
         **{name: repr(value) for name, value in slope.items()},
         "output": output,
+        **({} if precision == "fp32" else {"precision": precision}),
+        **({"compile": True} if compile else {}),
         **{k: _jsonable(v) for k, v in (*at_construction.items(), *at_call.items())},
     }
 

@@ -14,7 +14,7 @@ from model_server import ModelServer
 from nets import conv_net
 from torch import Tensor
 
-from pyxai_fast import BlackBox, Explanation, Preprocessing, QueryError, cli_explain
+from pyxai_fast import BlackBox, Explanation, Preprocessing, QueryError, picture_explainer
 from pyxai_fast.cli import main
 from pyxai_fast.models.errors import ModelSpecError
 from pyxai_fast.models.preprocessing_file import read_preprocessing
@@ -72,7 +72,7 @@ def occlusion(monkeypatch: pytest.MonkeyPatch) -> None:
             settings={"output": "logit"},
         )
 
-    monkeypatch.setattr(cli_explain, "explain", explain)
+    monkeypatch.setattr(picture_explainer, "explain", explain)
 
 
 def run(pictures: str | list[str], out: Path, *arguments: str) -> int:

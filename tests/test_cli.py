@@ -320,10 +320,10 @@ def test_demo_is_the_packaged_demo(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_interrupted_run_keeps_and_records_what_it_did(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pyxai_fast import cli_explain
+    from pyxai_fast import picture_explainer
 
     pictures = [draw(tmp_path / "a.png"), draw(tmp_path / "b.png")]
-    explain, calls = cli_explain.explain, []
+    explain, calls = picture_explainer.explain, []
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
@@ -331,7 +331,7 @@ def test_an_interrupted_run_keeps_and_records_what_it_did(
             raise KeyboardInterrupt
         return explain(*args, **kwargs)
 
-    monkeypatch.setattr(cli_explain, "explain", interrupted)
+    monkeypatch.setattr(picture_explainer, "explain", interrupted)
     assert run(*pictures, "--out", str(out), "--batch-size", "1") == 130
     assert [result["file"] for result in record(out)["results"]] == pictures[:1]
     assert "interrupted" in capsys.readouterr().err

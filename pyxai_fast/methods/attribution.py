@@ -103,7 +103,7 @@ class AttributionMethod:
         tensors = input_tensors(inputs, self.forward_func)
         cost = Cost() if cost is None else cost
         with timed(cost):
-            score = self._score(tensors, None, additional_forward_args, cost)
+            score = self._score(tensors, None, additional_forward_args, cost).exact()
             return self._forward(score, tensors)
 
     def starts(self, inputs: tuple[Tensor, ...], baselines: Any) -> tuple[Tensor, ...]:
@@ -255,7 +255,7 @@ class AttributionMethod:
                         "compute_convergence_delta: attributions must have the batch size of "
                         f"end_point, {x.shape[0]}, got {a.shape[0]}"
                     )
-            score = self._score(inputs, target, additional_forward_args, cost)
+            score = self._score(inputs, target, additional_forward_args, cost).exact()
             if outputs is None:
                 outputs = self._forward(score, inputs, internal_batch_size)
             way = self._way(score, inputs, starts, outputs, internal_batch_size)
@@ -319,7 +319,9 @@ class AttributionMethod:
             # One baseline for all examples is asked once.
             one = tuple(b.expand(1, *x.shape[1:]) for b, x in zip(starts, inputs, strict=True))
             one = self._same_type(one, inputs)
-            outputs = self._forward(self._score(one, None, None, score.cost), one, max_rows)
+            asked = self._score(one, None, None, score.cost)
+            asked.forward = score.forward
+            outputs = self._forward(asked, one, max_rows)
             return score.select(outputs.expand(batch, *outputs.shape[1:]))
         full = tuple(b.expand(x.shape) for b, x in zip(starts, inputs, strict=True))
         return score.select(self._forward(score, self._same_type(full, inputs), max_rows))

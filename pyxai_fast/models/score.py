@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError
 from ..runtime.cost import Cost
+from ..runtime.prepared import Prepared
 from .outputs import check_batched, convert_output, output_tensor
 from .preprocessing import Affine
 from .target import Targets, check_target, normalise_target, select_target
@@ -104,6 +105,14 @@ class Score:
         part.additional_forward_args = self.args_of(examples)
         return part
 
+    def exact(self) -> Score:
+        """The score of the model as it was given, where its network was prepared."""
+        if not isinstance(self.forward, Prepared):
+            return self
+        whole = copy.copy(self)
+        whole.forward = self.forward.exact
+        return whole
+
     def args_of(self, examples: Tensor) -> tuple[Any, ...]:
         """The additional arguments, with a row for each of these examples where they have rows."""
         return tuple(
@@ -195,6 +204,8 @@ class RowScore:
 def module_of(forward: ForwardFunc) -> nn.Module | None:
     """The module behind a forward function, where there is one."""
     owner = getattr(forward, "__self__", forward)
+    if isinstance(owner, Prepared):
+        owner = owner.network
     return owner if isinstance(owner, nn.Module) else None
 
 
