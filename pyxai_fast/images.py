@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,13 +29,16 @@ class ImageError(ValueError):
     """A file that cannot be read as an image; the message is one line: path, then reason."""
 
 
-def read_image(path: Path, preprocessing: Preprocessing | None = None) -> Tensor:
+def read_image(
+    path: Path | IO[bytes], preprocessing: Preprocessing | None = None, *, name: str | None = None
+) -> Tensor:
     """Read one image file, turned upright, converted, resized and cropped, but not normalised.
 
     Args:
-        path: Any file Pillow reads. The first frame of an animation is used; alpha is dropped, as
-            model authors' own evaluation pipelines do.
+        path: Any file Pillow reads, or one that is open. The first frame of an animation is used;
+            alpha is dropped, as model authors' own evaluation pipelines do.
         preprocessing: Geometry and number of channels; None keeps the size and gives RGB.
+        name: What errors call it; by default its path.
 
     Returns:
         Tensor [C, H, W] float32 in [0, 1].
@@ -58,7 +61,9 @@ def read_image(path: Path, preprocessing: Preprocessing | None = None) -> Tensor
         array = np.array(image, dtype=np.float32)
     # A decoder fed garbage raises almost anything: OSError, SyntaxError, struct.error...
     except Exception as error:
-        raise ImageError(f"{os.fspath(path)}: {_reason(error)}") from error
+        if name is None:
+            name = os.fspath(path) if isinstance(path, str | os.PathLike) else "image"
+        raise ImageError(f"{name}: {_reason(error)}") from error
     if array.ndim == 2:
         array = array[:, :, None]
     pixels = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
