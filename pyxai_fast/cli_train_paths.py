@@ -83,8 +83,8 @@ def train(args: argparse.Namespace) -> int:
     """
     import torch
 
-    from pyxai_fast.cli_options import parsed_options
     from pyxai_fast.cli_images import UsageError, choose_device
+    from pyxai_fast.cli_options import parsed_options
     from pyxai_fast.models.black_box import BlackBox
     from pyxai_fast.models.preprocessing_file import read_preprocessing
     from pyxai_fast.models.spec import load_model

@@ -46,7 +46,9 @@ def outputs_at(
             outputs = rows.take(chunk.examples).outputs((inputs,))
         answers[chunk.examples.start] = outputs.double()
 
-    planner = ChunkPlanner(owner_of(score.forward), (points,), score.max_rows, "answer points")
+    planner = ChunkPlanner(
+        owner_of(score.forward), (points,), score.max_rows, "answer points", static=score.static
+    )
     only_answers = isinstance(score.forward, BlackBox)
     if only_answers and not planner.measured:
         # Its memory is elsewhere; and what is measured is run again where that fails.

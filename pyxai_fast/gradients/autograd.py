@@ -8,10 +8,12 @@ from torch import Tensor
 from ..errors import ArgumentError
 from ..models.score import RowScore
 from .gradient import Slopes
+from .several_targets import slopes_of_each
 
 
 class Autograd:
-    """The exact gradient, one forward and one backward for each row (and target).
+    """The exact gradient, one forward and one backward for each row (and target; those of several
+    targets go side by side where that is faster).
 
     Only the inputs' gradients are computed; weights keep theirs untouched, and `.grad` is never
     written. Tensors that do not influence the score get zeros.
@@ -54,6 +56,9 @@ class Autograd:
                 )
             if values.dim() == 1:
                 return Slopes(_slopes(values, points, create_graph, last=True))
+            together = None if create_graph else slopes_of_each(values, points)
+            if together is not None:
+                return Slopes(together)
             each = [
                 _slopes(column, points, create_graph, last=position == values.shape[1] - 1)
                 for position, column in enumerate(values.unbind(1))

@@ -289,7 +289,12 @@ class LikelihoodRatio:
         formats = [memory_format_of(x) for x in points]
         buffers: list[Tensor | None] = [None] * len(fields)
         planner = ChunkPlanner(
-            owner_of(rows.score.forward), points, rows.score.max_rows, "forward", self.signs
+            owner_of(rows.score.forward),
+            points,
+            rows.score.max_rows,
+            "forward",
+            self.signs,
+            static=rows.score.static,
         )
         only_answers = isinstance(rows.score.forward, BlackBox)
         if only_answers and not planner.measured:

@@ -200,7 +200,7 @@ class AttributionMethod:
             # What a forward pass takes says little of the forward and backward that come next.
             run_chunks(
                 Chunk(slice(0, score.batch), slice(0, 1)),
-                ChunkPlanner(owner_of(score.forward), inputs, max_rows),
+                ChunkPlanner(owner_of(score.forward), inputs, max_rows, static=score.static),
                 run,
                 score.cost,
                 measure=False,

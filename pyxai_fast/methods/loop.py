@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -100,6 +102,7 @@ def contract(
         inputs,
         _most_points(gradient, options),
         repeats=lambda: state.repeats,
+        static=score.static,
     )
     # A graph that is kept is not bounded by chunks, and says nothing about those that are.
     measure = gradient.needs_autograd and not options.create_graph
@@ -208,15 +211,27 @@ class Run:
             with torch.set_grad_enabled(self.create_graph):
                 points = tuple(self._points(i, chunk) for i in range(len(self.inputs)))
             rows = self.score.rows(chunk.examples, chunk.steps, self.traces[0].steps)
-            slopes = self.gradient(
-                rows, points, create_graph=self.create_graph, variances=self.want_variances
-            )
+            with self._timed_model():
+                slopes = self.gradient(
+                    rows, points, create_graph=self.create_graph, variances=self.want_variances
+                )
         except BaseException:
             self.buffers = [None] * len(self.inputs)  # memory for the next, smaller try
             raise
         with torch.set_grad_enabled(self.create_graph):
             self._add(chunk, slopes)
         self.steps_done[chunk.examples] += length(chunk.steps)
+
+    @contextmanager
+    def _timed_model(self) -> Iterator[None]:
+        """Adds what a white box takes to the cost, on a CPU: a GPU would have to be waited for, and
+        other gradients add what the model takes themselves."""
+        if self.inputs[0].is_cuda or not self.gradient.needs_autograd:
+            yield
+            return
+        start = time.perf_counter()
+        yield
+        self.score.cost.add_parts({"model": time.perf_counter() - start})
 
     def _points(self, i: int, chunk: Chunk) -> Tensor:
         x, trace = self.inputs[i], self.traces[i]

@@ -105,6 +105,11 @@ class Score:
         part.additional_forward_args = self.args_of(examples)
         return part
 
+    @property
+    def static(self) -> bool:
+        """Whether the model is compiled for certain numbers of rows; see Prepared."""
+        return isinstance(self.forward, Prepared) and self.forward.compiled
+
     def exact(self) -> Score:
         """The score of the model as it was given, where its network was prepared."""
         if not isinstance(self.forward, Prepared):

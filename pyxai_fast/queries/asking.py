@@ -56,7 +56,9 @@ def ask(
         rows = found.double().unflatten(0, (-1, chunk.examples.stop - chunk.examples.start))
         scores[chunk.steps, chunk.examples] = rows
 
-    planner = ChunkPlanner(owner_of(score.forward), (inputs,), score.max_rows, "masked queries")
+    planner = ChunkPlanner(
+        owner_of(score.forward), (inputs,), score.max_rows, "masked queries", static=score.static
+    )
     only_answers = isinstance(score.forward, BlackBox)
     if only_answers and not planner.measured:
         # Its memory is elsewhere; and what is measured is run again where that fails.

@@ -96,6 +96,7 @@ class ChunkPlanner:
             rows below are then counts of groups.
         cpu_bytes: what a chunk may write on a CPU; CPU_CHUNK_BYTES by default.
         repeats: how often the last chunk asked the model for its rows, one time after the other.
+        static: the model is compiled for numbers of rows that are powers of two.
     """
 
     def __init__(
@@ -107,7 +108,9 @@ class ChunkPlanner:
         rows_per_step: int = 1,
         cpu_bytes: int | None = None,
         repeats: Callable[[], float] = lambda: 1.0,
+        static: bool = False,
     ) -> None:
+        self._static = static
         self.device = inputs[0].device
         self._cpu_bytes = cpu_bytes
         row_bytes = sum(x[0].numel() * x.element_size() for x in inputs if x.shape[0])
@@ -147,7 +150,8 @@ class ChunkPlanner:
             rows = min(FIRST_CHUNK_ROWS, FIRST_CHUNK_BYTES // max(1, self.row_bytes))
         if self.max_rows is not None:
             rows = min(rows, self.max_rows)
-        return max(1, rows)
+        rows = max(1, rows)
+        return 1 << (rows.bit_length() - 1) if self._static else rows
 
     def _budget(self) -> int:
         if self.device.type != "cuda":

@@ -20,7 +20,8 @@ class Cost:
         memory_format: of the model inputs, "contiguous" or "channels_last".
         backend: what ran the kernels: "cpu (avx512)", "cuda", "reference"...
         out_of_memory: how often a chunk was halved for lack of memory.
-        parts: seconds spent in parts of the work, "model" and "prior", where these are timed apart.
+        parts: seconds spent in parts of the work, "model" and "prior", where these are timed apart:
+            of a white box on a CPU, in all gradients along paths.
     """
 
     gradients: int = 0

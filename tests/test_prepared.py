@@ -1,0 +1,311 @@
+"""Models in low precision and compiled: what changes, and what does not."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pyxai_fast
+from pyxai_fast import Cost, IntegratedGradients, Targets, explain, prepare
+from pyxai_fast.runtime.chunks import ChunkPlanner
+from pyxai_fast.runtime.prepared import Prepared, static_rows
+
+# Unit roundoffs: bfloat16 has 8 binary digits, float16 has 11.
+ROUNDOFF = {"bf16": 2.0**-8, "fp16": 2.0**-11}
+NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def conv_net() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 5),
+    )  # fmt: skip
+    norm = net[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.running_mean.copy_(torch.randn(8))  # type: ignore[union-attr]
+    norm.running_var.copy_(torch.rand(8) + 0.5)  # type: ignore[union-attr]
+    return net.eval()
+
+
+def attention_net() -> nn.Module:
+    torch.manual_seed(1)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 32, 8, 8)
+            layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+            self.head = nn.Linear(32, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.patches(x).flatten(2).transpose(1, 2)
+            return self.head(self.encoder(tokens).mean(1))
+
+    return Net().eval()
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).double().norm() / b.double().norm())
+
+
+# ---------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_each_attribution_of_a_linear_model_is_off_by_a_rounding_of_its_weight(
+    precision: str,
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(50, 1, bias=False)
+    x = torch.randn(6, 50)
+    exact = explain(model, x).attributions
+    found = explain(model, x, precision=precision).attributions
+    assert isinstance(exact, Tensor) and isinstance(found, Tensor)
+    # Of the sums nothing but the last digit of float32 is lost.
+    bound = ROUNDOFF[precision] * exact.abs() + 2.0**-22 * exact.abs()
+    assert ((found - exact).abs() <= bound).all()
+    assert relative(found, exact) > ROUNDOFF[precision] / 100  # it did run in low precision
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize(("make", "layers"), [(conv_net, 4), (attention_net, 14)])
+def test_attributions_are_off_by_about_a_rounding_for_each_layer(
+    make: Any, layers: int, precision: str
+) -> None:
+    """Forward and backward passes both round: twice the layers' roundings bound the distance."""
+    model, x = make(), torch.rand(3, 3, 32, 32)
+    exact = explain(model, x, target=1).attributions
+    found = explain(model, x, target=1, precision=precision).attributions
+    assert isinstance(exact, Tensor) and isinstance(found, Tensor)
+    assert 0 < relative(found, exact) <= 2 * layers * ROUNDOFF[precision]
+
+
+def test_what_is_reported_is_the_original_s() -> None:
+    model, x = conv_net(), torch.rand(2, 3, 32, 32)
+    plain = explain(model, x)
+    low = explain(model, x, precision="bf16")
+    assert torch.equal(low.outputs, plain.outputs) and torch.equal(low.target, plain.target)
+    # The gap is against the original's scores, and so shows what precision has cost.
+    assert plain.delta is not None and low.delta is not None
+    way = plain.attributions.flatten(1).sum(1) - plain.delta  # type: ignore[union-attr]
+    gap = low.attributions.flatten(1).sum(1) - way  # type: ignore[union-attr]
+    assert torch.allclose(low.delta, gap, atol=1e-6)
+    assert low.settings["precision"] == "bf16" and "precision" not in plain.settings
+
+
+def test_attributions_are_as_wide_as_the_inputs() -> None:
+    model, x = conv_net(), torch.rand(2, 3, 32, 32)
+    low = explain(model, x, precision="bf16", method="saliency").attributions
+    assert isinstance(low, Tensor) and low.dtype == torch.float32
+    double = explain(model.double(), x.double(), precision="bf16", target=0).attributions
+    assert isinstance(double, Tensor) and double.dtype == torch.float64
+
+
+def test_batch_normalisation_keeps_its_digits() -> None:
+    fast = prepare(conv_net(), precision="bf16")
+    dtypes = {name: t.dtype for name, t in fast.network.state_dict().items()}
+    assert dtypes["0.weight"] == torch.bfloat16 and dtypes["1.weight"] == torch.float32
+    norm = conv_net()[1]  # type: ignore[index]
+    assert torch.equal(fast.network[1].running_mean, norm.running_mean)
+
+
+def test_small_slopes_survive_float16() -> None:
+    """Slopes of 1e-7 are below float16's smallest number on their way back, unless scaled."""
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(1e-4 * torch.eye(4))
+        model[1].weight.fill_(2e-4)
+    x = torch.ones(1, 4)
+    exact = explain(model, x, method="saliency").attributions
+    found = explain(model, x, method="saliency", precision="fp16").attributions
+    assert isinstance(exact, Tensor) and isinstance(found, Tensor)
+    assert exact.max() < 2.0**-25  # rounds to zero in float16
+    assert relative(found, exact) < 4 * ROUNDOFF["fp16"]
+
+
+def test_the_model_itself_is_untouched() -> None:
+    model = conv_net()
+    before = copy.deepcopy(model.state_dict())
+    explain(model, torch.rand(2, 3, 32, 32), precision="bf16")
+    after = model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_changed_weights_are_seen() -> None:
+    model, x = nn.Linear(4, 1, bias=False), torch.ones(1, 4)
+    first = explain(model, x, precision="bf16").attributions
+    with torch.no_grad():
+        model.weight.mul_(2)
+    second = explain(model, x, precision="bf16").attributions
+    assert torch.equal(second, 2 * first)  # type: ignore[operator]
+
+
+def test_the_copy_is_made_once_and_goes_with_the_model() -> None:
+    model = conv_net()
+    network = prepare(model, precision="bf16").network
+    assert prepare(model, precision="bf16").network is network
+    gone = weakref.ref(network)
+    del model, network
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("method", ["lime", "rise", "kernel_shap", "guided_ig", "smooth_grad"])
+def test_other_methods_take_it_too(method: str) -> None:
+    model, x = conv_net(), torch.rand(2, 3, 32, 32)
+    asked = (
+        {"n_queries": 60, "segments": "tiles:4"}
+        if method in ("lime", "rise", "kernel_shap")
+        else {}
+    )
+    exact = explain(model, x, method=method, target=1, **asked).attributions
+    found = explain(model, x, method=method, target=1, precision="bf16", **asked).attributions
+    assert isinstance(exact, Tensor) and isinstance(found, Tensor)
+    similar = torch.cosine_similarity(exact.flatten(), found.flatten(), dim=0)
+    assert similar > 0.95 and not torch.equal(exact, found)
+
+
+def test_several_targets_and_tuples_of_inputs() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Linear(4, 3), nn.Linear(5, 3)
+
+        def forward(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.left(a).tanh() + self.right(b).tanh()}
+
+    torch.manual_seed(0)
+    model, inputs = Two().eval(), (torch.randn(3, 4), torch.randn(3, 5))
+    exact = explain(model, inputs, target=Targets(0, 2)).attributions
+    found = explain(model, inputs, target=Targets(0, 2), precision="bf16").attributions
+    for a, b in zip(exact, found, strict=True):
+        assert a.shape == b.shape and relative(b, a) < 8 * ROUNDOFF["bf16"]
+
+
+def test_what_cannot_be_prepared_is_refused() -> None:
+    model = conv_net()
+    with pytest.raises(ValueError, match=r"precision must be one of fp32, bf16, fp16, got 'fp8'"):
+        prepare(model, precision="fp8")
+    with pytest.raises(ValueError, match=r"model must be a torch module .* got function"):
+        prepare(lambda x: x.sum(1), precision="bf16")
+    with pytest.raises(ValueError, match="must not be prepared already"):
+        prepare(prepare(model, precision="bf16"), compile=True)
+    assert prepare(model) is model
+
+
+# ---------------------------------------------------------------- compiled, in static shapes
+
+
+@pytest.fixture
+def compiles(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """torch.compile with a backend that runs the graph as it is; the shapes it was given."""
+    shapes: list[tuple[int, ...]] = []
+    real = torch.compile
+
+    def graph_only(network: Any, **options: Any) -> Any:
+        assert options["dynamic"] is False
+
+        def backend(graph: Any, examples: list[Tensor]) -> Any:
+            shapes.append(tuple(next(t for t in examples if t.dim() > 1).shape))
+            return graph.forward
+
+        return real(network, dynamic=False, backend=backend)
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", graph_only)
+    return shapes
+
+
+def test_static_rows_are_powers_of_two() -> None:
+    assert [static_rows(n) for n in (1, 2, 3, 4, 5, 64, 65)] == [1, 2, 4, 4, 8, 64, 128]
+
+
+def test_compiled_is_equal_to_eager(compiles: list[tuple[int, ...]]) -> None:
+    model, x = conv_net(), torch.rand(3, 3, 32, 32)
+    eager = explain(model, x, target=1, memory_format="contiguous", n_steps=21)
+    fast = explain(model, x, target=1, memory_format="contiguous", n_steps=21, compile=True)
+    assert relative(fast.attributions, eager.attributions) < 1e-6  # type: ignore[arg-type]
+    assert compiles, "nothing was compiled"
+
+
+def test_a_compiled_model_sees_few_shapes(compiles: list[tuple[int, ...]]) -> None:
+    fast = prepare(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)).eval(), compile=True)
+    sizes = []
+    for rows in range(1, 17):
+        x = torch.randn(rows, 6)
+        assert fast(x).shape == (rows, 2)
+        assert torch.allclose(fast(x), fast.exact(x), atol=1e-6)
+        sizes.append(static_rows(rows))
+    assert {shape[0] for shape in compiles} <= set(sizes) == {1, 2, 4, 8, 16}
+
+
+def test_repeated_rows_leave_slopes_alone(compiles: list[tuple[int, ...]]) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2)).eval()
+    x = torch.randn(5, 6)
+    slopes = IntegratedGradients(model).attribute(x, target=1, n_steps=7)
+    fast = IntegratedGradients(prepare(model, compile=True)).attribute(x, target=1, n_steps=7)
+    assert torch.allclose(fast, slopes, atol=1e-6)
+
+
+def test_chunks_of_a_compiled_model_are_powers_of_two() -> None:
+    x = (torch.rand(4, 10),)
+    for most in range(1, 70):
+        rows = ChunkPlanner(object(), x, most, static=True).rows()
+        assert rows <= most < 2 * rows or rows == 64
+        assert rows & (rows - 1) == 0
+
+
+def test_tensors_that_go_along_are_filled_up_too(compiles: list[tuple[int, ...]]) -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor, scale: Tensor, power: int) -> Tensor:
+            return (x * scale).sum(1, keepdim=True) ** power
+
+    fast = prepare(Scaled().eval(), compile=True)
+    x, scale = torch.rand(3, 4), torch.rand(3, 1)
+    assert torch.allclose(fast(x, scale, 2), Scaled()(x, scale, 2))
+
+
+def test_compiling_for_real(tmp_path: Any) -> None:
+    """With the compiler itself, where there is one."""
+    import shutil
+
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU, and there is none")
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2)).eval()
+    x = torch.randn(3, 6)
+    eager = explain(model, x, target=1, n_steps=10)
+    fast = explain(model, x, target=1, n_steps=10, compile=True)
+    assert relative(fast.attributions, eager.attributions) < 1e-5  # type: ignore[arg-type]
+    low = explain(model, x, target=1, n_steps=10, compile=True, precision="bf16")
+    assert relative(low.attributions, eager.attributions) < 8 * ROUNDOFF["bf16"]  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- cost
+
+
+def test_rows_that_fill_up_are_not_counted(compiles: list[tuple[int, ...]]) -> None:
+    model = nn.Linear(4, 2).eval()
+    cost = Cost()
+    IntegratedGradients(prepare(model, compile=True)).attribute(
+        torch.rand(3, 4), target=0, n_steps=5, cost=cost
+    )
+    assert cost.gradients == 15
+
+
+def test_repr_says_what_was_prepared() -> None:
+    assert (
+        repr(prepare(nn.Linear(2, 2), precision="bf16")) == "Prepared(Linear, bf16, compiled=False)"
+    )
+    assert isinstance(prepare(nn.Linear(2, 2), compile=True), Prepared)
+    assert pyxai_fast.prepare is prepare
