@@ -39,7 +39,6 @@ from pyxai_fast.methods import ExpectedGradients
 from pyxai_fast.models.black_box import BlackBox
 from pyxai_fast.models.score import model_dtype
 from pyxai_fast.models.spec import LoadedModel, load_model
-from pyxai_fast.picture_explainer import takes_numbers
 from pyxai_fast.table_file import TableFile, read_table
 
 # More pictures than anybody looks at; the numbers are of all rows.
@@ -94,7 +93,6 @@ def explain_table(request: Request) -> int:
     model = load_model(request.model, device, options=request.model_options)
     request = replace(request, output=request.output or model.output)
     gradient, options = with_prior(None)
-    numbered = takes_numbers(request.method, request.options)
     maps: list[dict[str, Tensor]] = []
 
     def write(explanation: Explanation, place: int, position: int) -> _Row:
@@ -110,8 +108,7 @@ def explain_table(request: Request) -> int:
         baselines = _baselines(baseline_kind, references or table, names, model)
         try:
             for batch in run.batches(request.batch_size):
-                if numbered:
-                    options["numbers"] = [rows[position] for position in batch]
+                numbers = {"numbers": [rows[position] for position in batch]}
                 run.explain(
                     batch,
                     write,
@@ -121,7 +118,7 @@ def explain_table(request: Request) -> int:
                     baselines=baselines,
                     class_names=model.class_names,
                     feature_names=names,
-                    **options,
+                    **(numbers | options),
                 )
         finally:
             # An interrupted run keeps what it has.

@@ -44,6 +44,7 @@ def explain(
     additional_forward_args: Any = None,
     class_names: list[str] | None = None,
     feature_names: Sequence[str] | None = None,
+    numbers: Sequence[int] | None = None,
     precision: str = "fp32",
     compile: bool = False,
     progress: bool = False,
@@ -80,6 +81,9 @@ def explain(
         class_names: kept with the explanation, for pictures; by default an estimator's own.
         feature_names: of the columns of tables, the same; by default those of the frame, or of the
             one that the estimator was fitted on.
+        numbers: of the inputs, [B], by which random draws tell them apart: an input with the same
+            number has the same map in every batch, as far as the model's own answers do not depend
+            on the batch. 0, 1, ... by default.
         precision: of the network: "fp32", "bf16" or "fp16"; see pyxai_fast.prepare.
         compile: run the network by torch.compile; see pyxai_fast.prepare.
         progress: a progress bar.
@@ -112,6 +116,8 @@ def explain(
         combination = COMBINATIONS[method]
         if gradient is not None:
             options["gradient"] = gradient
+        if numbers is not None and "numbers" in combination.own_options:
+            options["numbers"] = list(numbers)
         made, options = combination.split(method, options)
         gradient = options.pop("gradient", None)
         if combination.axis == "gradient":
@@ -139,6 +145,7 @@ def explain(
         **slope,
         **at_construction,
     )
+    explainer.numbers = numbers
     if standard_error is None:
         standard_error = explainer.is_estimate() and explainer.has_standard_error()
     takes_baselines = "baselines" in inspect.signature(kind.attribute).parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -86,7 +86,6 @@ class PictureExplainer:
         self.compile = compile
         self.options = options
         self.plan: Plan | None = None
-        self._numbered = takes_numbers(method, options)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -117,8 +116,7 @@ class PictureExplainer:
             QueryError: a model that only answers could not.
         """
         options = dict(self.options)
-        if self._numbered and numbers is not None:
-            options["numbers"] = list(numbers)
+        numbers = options.pop("numbers", numbers)  # that were asked for go before
         if self.plan is not None:
             options["memory_format"] = self.plan.memory_format
             if "internal_batch_size" in _parameters(self.method):
@@ -137,6 +135,7 @@ class PictureExplainer:
             preprocessing=self.preprocessing,
             output=self.output,
             class_names=self.class_names,
+            numbers=numbers,
             precision=self.precision,
             compile=self.compile,
             progress=progress,
@@ -192,16 +191,6 @@ class PictureExplainer:
         """Lets go of what a model that only answers holds."""
         if isinstance(self.model.module, BlackBox):
             self.model.module.close()
-
-
-def takes_numbers(method: str, options: Mapping[str, Any]) -> bool:
-    """Whether the method draws at random by the numbers of the inputs, and none were given."""
-    combination = COMBINATIONS.get(method)
-    return (
-        combination is not None
-        and "numbers" in combination.own_options
-        and "numbers" not in options
-    )
 
 
 def _parameters(method: str) -> set[str]:

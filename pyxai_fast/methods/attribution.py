@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -53,6 +53,10 @@ class AttributionMethod:
     The model inputs of a chunk lie in a buffer that the next chunk overwrites: a hook that keeps
     them must copy them.
     """
+
+    numbers: Sequence[int] | None = None
+    """Of the inputs of the calls to come, by which whatever is drawn at random tells them apart: an
+    input has the same map in every batch. 0, 1, ... where they are None."""
 
     def __init__(
         self,

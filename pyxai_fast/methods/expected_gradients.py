@@ -106,7 +106,7 @@ class ExpectedGradients(GradientMethod):
                 "Integrated Gradients by chance; give baselines, a sample of the data",
                 stacklevel=3,
             )
-        path = ReferenceLines(references, seed, stratified, return_standard_error)
+        path = ReferenceLines(references, seed, stratified, return_standard_error, self.numbers)
         run = SampledRun if return_standard_error else Run
         found = self._attribute(
             inputs,

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import ArgumentError
 from ..gradients import Autograd, Gradient, Slopes
 from ..models.black_box import BlackBox
+from ..models.input_numbers import numbers_of
 from ..models.preprocessing import Preprocessing
 from ..models.score import ForwardFunc, Score
 from ..paths import Path, Trace
@@ -116,6 +117,9 @@ class GradientMethod(AttributionMethod):
                 tensors = tuple(x.detach() for x in tensors)
                 starts = tuple(b.detach() for b in starts)
             score = self._score(tensors, target, additional_forward_args, cost)
+            score.numbers = numbers_of(type(self).__name__, self.numbers, score.batch).to(
+                tensors[0].device
+            )
             # A gradient that only asks perturbs points in the caller's units.
             white = self.gradient.needs_autograd
             traces = tuple(

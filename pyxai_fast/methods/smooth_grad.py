@@ -56,7 +56,9 @@ class SmoothGrad(GradientMethod):
             None,
             target,
             additional_forward_args,
-            Recipe(GaussianNeighbourhood(sigma, seed), n_samples, "riemann_middle", False),
+            Recipe(
+                GaussianNeighbourhood(sigma, seed, self.numbers), n_samples, "riemann_middle", False
+            ),
             LoopOptions(
                 internal_batch_size,
                 self.memory_format,

@@ -75,6 +75,8 @@ class Score:
         self.affines = affines
         self.max_rows = max_rows
         self.answered: Callable[[int], object] = lambda rows: None
+        # Of the examples, by which random gradients tell them apart.
+        self.numbers = torch.arange(batch, device=device)
         self._device = device
         self._checked = False
 
@@ -92,13 +94,14 @@ class Score:
             self,
             example.repeat(end - begin),
             # Counted by example first: they are the same for every size of the batch.
-            (example[None] * n_steps + step[:, None]).flatten(),
+            (self.numbers[example][None] * n_steps + step[:, None]).flatten(),
         )
 
     def of_examples(self, examples: Tensor) -> Score:
         """The score of some of the examples, [A] of their numbers; its cost is counted here."""
         part = copy.copy(self)
         part.batch = len(examples)
+        part.numbers = self.numbers[examples.to(self._device)]
         part.targets = tuple(
             t[examples.to(t.device)] if isinstance(t, Tensor) else t for t in self.targets
         )

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
+from ..models.input_numbers import numbers_of
 from ..models.preprocessing import Affine
 from ..path_models.path_model import PathModel
 from ..path_models.sampling import check_guides, sample_paths
 from .aggregation import check_aggregate
-from .many_paths import numbers_of
 from .paced import PacedTrace, check_paced
 from .quadrature import DEFAULT_RULE
 from .refining_paths import NODES_OF_A_STEP, RefiningPaths

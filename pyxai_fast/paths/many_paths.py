@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -32,17 +32,6 @@ def pieces(steps: slice, n_steps: int) -> Iterator[Piece]:
         place = first - steps.start
         yield Piece(path, slice(begin, end), slice(place, place + end - begin))
         first += end - begin
-
-
-def numbers_of(name: str, numbers: Sequence[int] | None, batch: int) -> Tensor:
-    """The inputs' numbers, by which random paths tell them apart, [B]; 0, 1, ... by default."""
-    if numbers is None:
-        return torch.arange(batch)
-    if len(numbers) != batch:
-        raise ArgumentError(
-            f"{name}: numbers must be one for each of the {batch} inputs, got {len(numbers)}"
-        )
-    return torch.tensor(list(numbers), dtype=torch.int64)
 
 
 class ManyPathsTrace:

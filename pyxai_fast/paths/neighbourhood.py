@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .. import ops
 from ..errors import ArgumentError
+from ..models.input_numbers import numbers_of
 from ..models.preprocessing import Affine
 from .straight_line import StraightTrace
 
@@ -20,17 +23,20 @@ class GaussianNeighbourhood:
     Args:
         sigma: standard deviation of the noise, in the units of the inputs.
         seed: of the noise.
+        numbers: of the inputs: those with the same number have the same noise in every batch. 0, 1,
+            ... by default.
     """
 
     complete = False
 
-    def __init__(self, sigma: float, seed: int = 0) -> None:
+    def __init__(self, sigma: float, seed: int = 0, numbers: Sequence[int] | None = None) -> None:
         if not isinstance(sigma, (int, float)) or not sigma >= 0:
             raise ArgumentError(
                 f"GaussianNeighbourhood: sigma must be a number >= 0, got {sigma!r}"
             )
         self.sigma = sigma
         self.seed = seed
+        self.numbers = numbers
 
     def start(self, inputs: Tensor, baselines: Tensor) -> Tensor:
         return baselines
@@ -44,7 +50,10 @@ class GaussianNeighbourhood:
         affine: Affine | None = None,
         stream: int = 0,
     ) -> NoisyTrace:
-        return NoisyTrace(inputs, baselines, n_steps, affine, self.sigma, self.seed, stream)
+        trace = NoisyTrace(inputs, baselines, n_steps, affine, self.sigma, self.seed, stream)
+        numbers = numbers_of("GaussianNeighbourhood", self.numbers, len(inputs))
+        trace.examples = numbers.to(inputs.device)
+        return trace
 
 
 class NoisyTrace(StraightTrace):

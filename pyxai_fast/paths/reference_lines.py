@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .. import ops
+from ..models.input_numbers import numbers_of
 from ..models.preprocessing import Affine
 from ..reference.path import step_of
 from ..reference.random import counter, philox
@@ -26,6 +29,8 @@ class ReferenceLines:
         seed: of the draws.
         stratified: alpha of sample s of n is uniform in [s / n, (s + 1) / n].
         spread: squares of the samples' contributions are added up too.
+        numbers: of the inputs: those with the same number have the same draws in every batch. 0, 1,
+            ... by default.
     """
 
     complete = False
@@ -36,8 +41,10 @@ class ReferenceLines:
         seed: int = 0,
         stratified: bool = False,
         spread: bool = False,
+        numbers: Sequence[int] | None = None,
     ) -> None:
         self.references = references
+        self.numbers = numbers
         self.seed, self.stratified, self.spread = seed, stratified, spread
 
     def start(self, inputs: Tensor, baselines: Tensor) -> Tensor:
@@ -71,12 +78,13 @@ class ReferenceTrace:
         self.scale = None if affine is None else affine.scale
         self.shift = None if affine is None else affine.shift
         self.key = ops.random_key(law.seed, STREAM, device=inputs.device)
+        self.numbers = numbers_of("ReferenceLines", law.numbers, len(inputs)).to(inputs.device)
         self._squares: Tensor | None = None
 
     def draws(self, examples: slice, steps: slice) -> tuple[Tensor, Tensor]:
         """Positions on the lines, float64 [S, E], and of which references, int64 [S, E]."""
         device = self.inputs.device
-        example = torch.arange(examples.start, examples.stop, device=device)
+        example = self.numbers[examples]
         sample = torch.arange(steps.start, steps.stop, device=device)[:, None]
         first = torch.zeros((), dtype=torch.int64, device=device)
         words = philox(counter(first, example, sample, self.key), self.key[0])

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import ArgumentError
+from ..models.input_numbers import numbers_of
 from ..models.preprocessing import Affine
 from ..reference.path import memory_format_of
 from .aggregation import check_aggregate
-from .many_paths import ManyPathsTrace, Piece, numbers_of
+from .many_paths import ManyPathsTrace, Piece
 from .quadrature import check_quadrature, check_rule_left_alone
 from .refining_paths import NODES_OF_A_STEP, RefiningPaths
 
