@@ -1,4 +1,4 @@
-"""The command line: ``pyxai-fast explain | counterfactual | train-prior | train-paths | info
+"""The command line: ``pyxai-fast explain | run | counterfactual | train-prior | train-paths | info
 | demo``.
 
 Exit codes: 0 all done, 1 something failed, 2 the command itself was wrong, 130 interrupted.
@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {_version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_explain(commands)
+    _add_run(commands)
     _add_counterfactual(commands)
     _add_train_prior(commands)
     _add_train_paths(commands)
@@ -130,6 +131,14 @@ def _add_explain(commands: Any) -> None:
     )
     add("--drop", metavar="NAMES", help="columns of a table to leave out: the label")
     add_run(parser)
+
+
+def _add_run(commands: Any) -> None:
+    from pyxai_fast.cli_run import add_options, run
+
+    add_options(
+        _add_command(commands, "run", run, "explain a whole data set of pictures, shard by shard")
+    )
 
 
 def _add_counterfactual(commands: Any) -> None:

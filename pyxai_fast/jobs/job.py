@@ -1,0 +1,202 @@
+"""What is to be done with a data set, and where: all that a process needs to do a part of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import ops
+from ..errors import ArgumentError
+from ..models.preprocessing import Preprocessing
+from ..picture_explainer import PictureExplainer, Plan
+from ..version import __version__
+from .atomic_file import write_text
+
+FILE, SHARDS, INDEX, LOG = "job.json", "shards", "index", "log"
+# Of the files of a job; another layout is another number.
+FORMAT = 1
+STORES = {"fp32": torch.float32, "fp16": torch.float16}
+
+MakeExplainer = Callable[[], PictureExplainer]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A data set that is explained shard by shard, each by itself, into a folder.
+
+    It can be pickled if `make_explainer` can, and is a few kilobytes whatever the data set is: a
+    process anywhere that sees the folder and the pictures can explain any of the shards.
+
+    Attributes:
+        folder: where all of it is.
+        make_explainer: what makes the explainer, once in each process.
+        count: of items; they are in folder/items.arrow.
+        batch_size: items that are explained together, at most.
+        shard_size: items in a shard; the last has the rest.
+        store: "fp32" or "fp16", of attributions.
+        plan: of the explainer.
+        weights: what fingerprint() gives of it.
+        preprocessing: of the model.
+    """
+
+    folder: Path
+    make_explainer: MakeExplainer
+    count: int
+    batch_size: int
+    shard_size: int
+    store: str
+    plan: Plan
+    weights: str | None
+    preprocessing: Preprocessing
+
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return -(-self.count // self.shard_size)
+
+    def items_of(self, shard: int) -> range:
+        """The numbers of the items of a shard."""
+        first = shard * self.shard_size
+        return range(first, min(first + self.shard_size, self.count))
+
+    def shard_file(self, shard: int) -> Path:
+        """Its attributions; not there for a shard in which nothing could be read."""
+        return self.folder / SHARDS / f"{shard:05d}.safetensors"
+
+    def index_file(self, shard: int) -> Path:
+        """What is known of its items. Written last: a shard is done when this is there."""
+        return self.folder / INDEX / f"{shard:05d}.parquet"
+
+    def missing(self) -> list[int]:
+        """The shards that are not done."""
+        there = {path.name for path in (self.folder / INDEX).glob("*.parquet")}
+        return [n for n in range(self.shards) if self.index_file(n).name not in there]
+
+
+def describe(explainer: PictureExplainer) -> dict[str, Any]:
+    """The settings of an explainer, fit for JSON and the same in every process."""
+    return {
+        "model": explainer.model.spec,
+        "method": explainer.method,
+        "target": explainer.target,
+        "baseline": _plain(explainer.baseline),
+        "gradient": _plain(explainer.gradient),
+        "output": explainer.output,
+        "precision": explainer.precision,
+        "compile": explainer.compile,
+        "options": {name: _plain(value) for name, value in sorted(explainer.options.items())},
+    }
+
+
+def fingerprint(explainer: PictureExplainer) -> str | None:
+    """A digest of the weights of the model; None for one that only answers."""
+    module = explainer.model.module
+    if not isinstance(module, nn.Module):
+        return None
+    state = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if not isinstance(tensor, torch.Tensor):
+            state.update(f"{name} {_plain(tensor)}\n".encode())
+            continue
+        state.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        held = tensor.detach().cpu().contiguous()
+        state.update(held.reshape(-1).view(torch.uint8).numpy().tobytes() if held.numel() else b"")
+    return f"sha256:{state.hexdigest()}"
+
+
+def surroundings(device: torch.device) -> dict[str, Any]:
+    """What the bits of a result depend on besides: they must be the same when a job goes on."""
+    return {
+        "device": device.type,
+        "backend": ops.backend_of(device),
+        "versions": {"pyxai_fast": __version__, "torch": torch.__version__},
+    }
+
+
+def save_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Writes folder/job.json. The same job has the same bytes."""
+    write_text(folder / FILE, json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+
+def load_record(folder: Path) -> dict[str, Any]:
+    """What job.json says.
+
+    Raises:
+        ArgumentError: there is none, or one of another version.
+    """
+    try:
+        record: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArgumentError(
+            f"jobs: out must be the folder of a job, got {folder}, which has no {FILE}"
+        ) from None
+    except ValueError as error:
+        raise ArgumentError(f"jobs: {folder / FILE} must be JSON, got {error}") from error
+    if record.get("format") != FORMAT:
+        raise ArgumentError(
+            f"jobs: {folder / FILE} must be of format {FORMAT}, got {record.get('format')!r}"
+        )
+    return record
+
+
+def check_same(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Refuses to go on with a job in another way than it began.
+
+    Args:
+        then: what job.json says.
+        now: what it would say; what it does not say is not compared.
+
+    Raises:
+        ArgumentError: naming what differs.
+    """
+    differing = [
+        f"{name} {_shown(before)} then, {_shown(after)} now"
+        for name, before, after in _differences(then, now)
+    ]
+    if differing:
+        shown = "; ".join(differing[:4]) + ("; ..." if len(differing) > 4 else "")
+        raise ArgumentError(
+            f"jobs: resume must be asked with the settings of the job in {folder}, got {shown}"
+        )
+
+
+def _differences(
+    then: Mapping[str, Any], now: Mapping[str, Any], within: str = ""
+) -> list[tuple[str, Any, Any]]:
+    found = []
+    for key, after in now.items():
+        before, name = then.get(key), f"{within}{key}"
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            both = {**dict.fromkeys(before), **after}
+            found += _differences(before, both, f"{name}.")
+        elif before != after:
+            found.append((name.removeprefix("settings."), before, after))
+    return found
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 48 else f"{text[:47]}\u2026"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    if isinstance(value, torch.Tensor):
+        held = value.detach().cpu().contiguous()
+        digest = hashlib.sha256(held.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+        return f"{value.dtype} {list(value.shape)} sha256:{digest}"
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    # Without what is another in every process: addresses.
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

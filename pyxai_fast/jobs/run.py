@@ -1,0 +1,357 @@
+"""A data set, from its pictures to a folder of attributions: begun, gone on with, finished."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArgumentError
+from ..models.preprocessing import Preprocessing
+from ..picture_explainer import PictureExplainer, Plan
+from .atomic_file import atomic_file, sweep
+from .folder_lock import folder_lock
+from .items import FILE as ITEMS
+from .items import digest, save_items
+from .job import (
+    FILE,
+    FORMAT,
+    INDEX,
+    LOG,
+    SHARDS,
+    STORES,
+    Job,
+    MakeExplainer,
+    check_same,
+    describe,
+    fingerprint,
+    load_record,
+    save_record,
+    surroundings,
+)
+from .packages import check_packages
+from .progress import job_progress
+from .reader import Results
+from .shard_files import OK
+from .sources import Source, find_items
+from .summary import JobSummary, summarise
+from .summary_page import write_page
+from .worker import ANY_SIZE, ShardWorker
+
+BAD_FILES, PAGE = "bad.csv", "summary.html"
+# Bad files that are told of one by one while a job runs.
+_TOLD = 10
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A job whose folder is held.
+
+    Attributes:
+        job: what is to be done; job.missing() of it is left.
+        explainer: as job.make_explainer makes it; None where nothing is left to be done and so
+            none was made.
+        measured: whether the plan was measured with it just now.
+    """
+
+    job: Job
+    explainer: PictureExplainer | None
+    measured: bool
+
+
+def explain_dataset(
+    explainer: PictureExplainer | MakeExplainer,
+    source: Source | Sequence[Source],
+    out: str | PathLike[str],
+    *,
+    batch_size: int = 16,
+    shard_size: int = 256,
+    workers: int = 0,
+    store: str = "fp32",
+    limit: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> JobSummary:
+    """Explains all pictures of a data set, shard by shard, into a folder.
+
+    Whatever happens to the process, shards that are done are kept, and `resume` goes on from
+    there: the files are then, to the bit, those of a run that was never stopped. See Results for
+    what reads them.
+
+    Args:
+        explainer: what explains the pictures, or what makes it; that can be sent to other
+            processes.
+        source: folders, patterns, files, lists and tar files; see `find_items`.
+        out: folder for the results.
+        batch_size: pictures that are explained together, at most.
+        shard_size: pictures in a file, which are in memory until it is written.
+        workers: processes that read pictures ahead of the model; 0 reads them in this one. A script
+            that asks for them needs the usual `if __name__ == "__main__":`.
+        store: "fp32" or "fp16", of attributions.
+        limit: only so many pictures, the first.
+        resume: go on with the job that is in the folder, if there is one.
+        overwrite: begin anew, whatever job is in the folder.
+        progress: a bar, or lines where there is no terminal.
+        settings: that describe the explainer and go to job.json, fit for JSON; by default they are
+            read from it.
+
+    Returns:
+        JobSummary; summary.html in the folder shows more.
+
+    Raises:
+        ArgumentError: an argument that cannot be used; a job that is there, or that was begun with
+            other settings.
+        JobStopped: the model or the disk failed.
+        MissingDependency: pyarrow, safetensors or Pillow is not installed.
+    """
+    began = time.perf_counter()
+    with begin(
+        explainer,
+        source,
+        out,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        store=store,
+        limit=limit,
+        resume=resume,
+        overwrite=overwrite,
+        settings=settings,
+    ) as begun:
+        explained = _explain_missing(begun, workers, progress)
+        return finish(begun.job, explained, time.perf_counter() - began)
+
+
+@contextmanager
+def begin(
+    explainer: PictureExplainer | MakeExplainer,
+    source: Source | Sequence[Source],
+    out: str | PathLike[str],
+    *,
+    batch_size: int = 16,
+    shard_size: int = 256,
+    store: str = "fp32",
+    limit: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> Iterator[Begun]:
+    """Begins a job, or goes on with one, and holds its folder while the block runs.
+
+    Shards are explained by a ShardWorker, or by many of them in processes anywhere; `finish` ends
+    the job. Arguments and errors are those of `explain_dataset`.
+    """
+    _check(batch_size, shard_size, store, limit, resume, overwrite)
+    check_packages()
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise ArgumentError(f"jobs: out must be a folder, got the file {folder}")
+    _check_free(folder, resume, overwrite)
+    items = find_items(source)[:limit]
+    make = partial(_itself, explainer) if isinstance(explainer, PictureExplainer) else explainer
+    made: PictureExplainer | None = None
+    if settings is None:
+        made = make()
+        settings = describe(made)
+    wanted = _as_json(
+        {
+            "settings": dict(settings),
+            "items": {"count": len(items), "digest": digest(items)},
+            "batch_size": batch_size,
+            "shard_size": shard_size,
+            "store": store,
+        }
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder_lock(folder):
+        _check_free(folder, resume, overwrite)  # nobody was there before this process
+        if overwrite:
+            _delete(folder)
+        for name in ("", SHARDS, INDEX, LOG):
+            (folder / name).mkdir(exist_ok=True)
+            sweep(folder / name)
+        measured = not (folder / FILE).exists()
+        if measured:
+            made = make() if made is None else made
+            _check_targets(items, made)
+            save_items(items, folder)
+            plan = made.fix(min(batch_size, shard_size, len(items)), ANY_SIZE)
+            record = {
+                **wanted,
+                **_of_model(made),
+                "format": FORMAT,
+                "sources": _named(source),
+                "plan": plan.as_dict(),
+            }
+            save_record(folder, record)
+        record = load_record(folder)
+        check_same(record, wanted, folder)
+        job = job_of(folder, make)
+        if made is None and job.missing():
+            made = make()
+        if made is not None and not measured:
+            check_same(record, _of_model(made), folder)
+        yield Begun(job, made, measured)
+
+
+def job_of(folder: str | PathLike[str], make_explainer: MakeExplainer) -> Job:
+    """The job that is in a folder."""
+    record = load_record(Path(folder))
+    return Job(
+        folder=Path(folder),
+        make_explainer=make_explainer,
+        count=record["items"]["count"],
+        batch_size=record["batch_size"],
+        shard_size=record["shard_size"],
+        store=record["store"],
+        plan=Plan(**record["plan"]),
+        weights=record["weights"],
+        preprocessing=_preprocessing(record["preprocessing"]),
+    )
+
+
+def finish(job: Job, explained_now: int, seconds: float) -> JobSummary:
+    """Writes bad.csv, where there is something to say, and summary.html, from the shards' files.
+
+    Args:
+        explained_now: items that were dealt with since the job was begun or gone on with.
+        seconds: since then.
+    """
+    results = Results(job.folder)
+    table = results.table().select(["number", "path", "status", "reason"])
+    statuses = table["status"]
+    bad = [row for row in _others(table)]
+    if bad:
+        with (
+            atomic_file(job.folder / BAD_FILES) as path,
+            path.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, list(bad[0]))
+            writer.writeheader()
+            writer.writerows(bad)
+    else:
+        (job.folder / BAD_FILES).unlink(missing_ok=True)
+    summary = summarise(job.folder, job.count, statuses.to_pylist(), explained_now, seconds)
+    write_page(job, results, summary, job.folder / PAGE)
+    return summary
+
+
+def _explain_missing(begun: Begun, workers: int, progress: bool) -> int:
+    """How many items were dealt with."""
+    job, missing = begun.job, begun.job.missing()
+    if not missing:
+        return 0
+    total = sum(len(job.items_of(shard)) for shard in missing)
+    bar = job_progress(progress, total)
+    worker = ShardWorker(job, explainer=begun.explainer, workers=workers, measured=begun.measured)
+    not_ok = 0
+    try:
+        for report in worker.explain(missing, bar.update):
+            for path, reason in report.bad[: max(0, _TOLD - not_ok)]:
+                print(f"pyxai-fast: {path}: {reason}", file=sys.stderr)
+            not_ok += len(report.bad)
+            if not_ok:
+                bar.say(f"{not_ok:,} bad")
+    finally:
+        bar.close()
+        worker.close()
+    return total
+
+
+def _check(
+    batch_size: int, shard_size: int, store: str, limit: int | None, resume: bool, overwrite: bool
+) -> None:
+    for name, value in (("batch_size", batch_size), ("shard_size", shard_size), ("limit", limit)):
+        if value is not None and value < 1:
+            raise ArgumentError(f"jobs: {name} must be at least 1, got {value}")
+    if store not in STORES:
+        raise ArgumentError(f"jobs: store must be one of {', '.join(STORES)}, got {store!r}")
+    if resume and overwrite:
+        raise ArgumentError("jobs: resume and overwrite must not both be given; they exclude it")
+
+
+def _check_free(folder: Path, resume: bool, overwrite: bool) -> None:
+    if overwrite:
+        return
+    if (folder / FILE).exists():
+        if not resume:
+            raise ArgumentError(
+                f"jobs: out must be a folder without a job, got {folder}, which has one; resume "
+                "goes on with it, overwrite begins anew"
+            )
+    elif any((folder / INDEX).glob("*.parquet")):
+        raise ArgumentError(
+            f"jobs: out must have a {FILE} where it has results, got {folder}, which has none; "
+            "overwrite begins anew"
+        )
+
+
+def _check_targets(items: Sequence[Any], explainer: PictureExplainer) -> None:
+    if items[0].target is not None and explainer.target is not None:
+        raise ArgumentError(
+            "jobs: target must not be given where the pictures have their own, got "
+            f"{explainer.target}"
+        )
+
+
+def _delete(folder: Path) -> None:
+    """Deletes a job's files, those that tell of results first, and nothing else."""
+    for pattern in (
+        f"{INDEX}/[0-9]*.parquet",
+        f"{SHARDS}/[0-9]*.safetensors",
+        f"{LOG}/*.jsonl",
+        BAD_FILES,
+        PAGE,
+        ITEMS,
+        FILE,
+    ):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _of_model(explainer: PictureExplainer) -> dict[str, Any]:
+    """What job.json says of a model, and of where it runs."""
+    said: dict[str, Any] = _as_json(
+        {
+            "weights": fingerprint(explainer),
+            "preprocessing": explainer.preprocessing.as_dict(),
+            **surroundings(explainer.device),
+        }
+    )
+    return said
+
+
+def _others(table: Any) -> Iterator[dict[str, Any]]:
+    """The rows of items that are not ok."""
+    from pyarrow import compute
+
+    yield from table.filter(compute.not_equal(table["status"], OK)).to_pylist()
+
+
+def _as_json(value: Any) -> Any:
+    """As it will be when it is read again."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _preprocessing(fields: Mapping[str, Any]) -> Preprocessing:
+    plain: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    return Preprocessing(**plain)
+
+
+def _itself(explainer: PictureExplainer) -> PictureExplainer:
+    return explainer
+
+
+def _named(source: Source | Sequence[Source]) -> list[str]:
+    return [str(one) for one in ([source] if isinstance(source, str | PathLike) else source)]

@@ -1,0 +1,114 @@
+"""The files of a shard: attributions, and an index that says what is known of each item."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..weights_file import save_weights
+from .atomic_file import atomic_file
+from .job import Job
+
+if TYPE_CHECKING:
+    import pyarrow
+
+OK, BAD, NOT_FINITE = "ok", "bad", "not finite"
+_COUNTS = b"pyxai_fast"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the index says of an item.
+
+    Attributes:
+        number: of the item in the data set.
+        path: its key: the path of its file, or tar::member.
+        status: "ok"; "not finite" where attributions are nan or inf; "bad" where it was not
+            explained.
+        reason: of another status than "ok".
+        target, class_name, probability: of the class that was explained.
+        delta: the completeness gap.
+        error: the standard error, relative to the attributions themselves.
+        height, width: of the picture as it was explained.
+        shard, row: where its attributions are: row of `tensor` in the shard's file.
+        tensor: "attributions", or of pictures that keep their sizes "attributions.480x640".
+    """
+
+    number: int
+    path: str
+    status: str = OK
+    reason: str | None = None
+    target: int | None = None
+    class_name: str | None = None
+    probability: float | None = None
+    delta: float | None = None
+    error: float | None = None
+    height: int | None = None
+    width: int | None = None
+    shard: int | None = None
+    row: int | None = None
+    tensor: str | None = None
+
+
+def schema() -> pyarrow.Schema:
+    """Of the index."""
+    import pyarrow
+
+    whole, text, real = pyarrow.int64(), pyarrow.string(), pyarrow.float64()
+    kinds = {
+        "number": whole, "path": text, "status": text, "reason": text, "target": whole,
+        "class_name": text, "probability": real, "delta": real, "error": real,
+        "height": pyarrow.int32(), "width": pyarrow.int32(), "shard": whole,
+        "row": pyarrow.int32(), "tensor": text,
+    }  # fmt: skip
+    return pyarrow.schema(list(kinds.items()))
+
+
+def commit(
+    job: Job,
+    shard: int,
+    rows: Sequence[Row],
+    tensors: Mapping[str, Tensor],
+    counts: Mapping[str, int],
+) -> None:
+    """Writes a shard's files, the index last: the shard is done when that has its name.
+
+    Equal arguments give equal bytes.
+
+    Args:
+        rows: of all items of the shard, in their order.
+        tensors: attributions and what belongs to them, [n, C, H, W] each; may be none.
+        counts: of the model's work: gradients and queries.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    if tensors:
+        # One text alone: the order of several is another in every process.
+        text = {"pyxai_fast": json.dumps({"shard": shard, "items": len(rows)})}
+        with atomic_file(job.shard_file(shard)) as path:
+            save_weights(tensors, path, text)
+    columns = schema()
+    columns = columns.with_metadata({_COUNTS: json.dumps(dict(counts), sort_keys=True)})
+    table = pyarrow.Table.from_pylist([_encodable(row) for row in rows], schema=columns)
+    with atomic_file(job.index_file(shard)) as path:
+        parquet.write_table(table, str(path))
+
+
+def counts_of(index_file: Path) -> dict[str, int]:
+    """The counts of the model's work for a shard that is done."""
+    from pyarrow import parquet
+
+    held: dict[str, int] = json.loads(parquet.read_schema(str(index_file)).metadata[_COUNTS])
+    return held
+
+
+def _encodable(row: Row) -> dict[str, Any]:
+    """Names of files that are no text, written so that they can be read."""
+    path = row.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return {**asdict(row), "path": path}

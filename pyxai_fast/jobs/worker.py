@@ -1,0 +1,348 @@
+"""One shard of a job, from its pictures to its files."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import plots
+from ..explanation import Explanation
+from ..models.black_box import BlackBox
+from ..picture_explainer import PictureExplainer
+from ..runtime.chunks import FIRST_CHUNK_BYTES, FIRST_CHUNK_ROWS
+from .job import LOG, STORES, Job
+from .reading import Batch, Group, Span, SpanReader
+from .shard_files import BAD, NOT_FINITE, OK, Row, commit
+
+# Height and width of the made-up pictures by which the plan is measured, of models that take any.
+ANY_SIZE = (224, 224)
+
+
+class JobStopped(RuntimeError):
+    """The model, or the disk, failed. Shards that are done stay done."""
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """A shard that is done.
+
+    Attributes:
+        shard: its number.
+        statuses: how many items have which status.
+        bad: (key, reason) of those that are not ok.
+        seconds: that it took.
+        gradients, queries: that the model was asked for.
+    """
+
+    shard: int
+    statuses: dict[str, int]
+    bad: list[tuple[str, str]]
+    seconds: float
+    gradients: int
+    queries: int
+
+    @property
+    def items(self) -> int:
+        return sum(self.statuses.values())
+
+
+class ShardWorker:
+    """Explains shards of a job, each from start to finish and with the same bits in any process.
+
+    A shard is a range of items, cut into batches of a fixed size; those that cannot be read are
+    left out of theirs. Nothing else decides what it looks like: no other shard, and nothing that
+    this process did before.
+
+    Args:
+        job: what is to be done. A process that only does a part of it needs nothing else.
+        explainer: as job.make_explainer makes it, where there is one already.
+        workers: processes that read pictures ahead; 0 reads them in this one. See SpanReader.
+        measured: whether it is the explainer that the job's plan was measured with.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        explainer: PictureExplainer | None = None,
+        workers: int = 0,
+        measured: bool = False,
+    ) -> None:
+        self.job = job
+        self.explainer = job.make_explainer() if explainer is None else explainer
+        self.explainer.follow(job.plan)
+        self._reader = SpanReader(job.folder, job.preprocessing, workers, self.explainer.device)
+        self._ready = measured
+        self._classes = len(self.explainer.class_names or ()) or None
+
+    def explain_shard(self, shard: int) -> ShardReport:
+        """Explains one shard; see `explain`."""
+        (report,) = self.explain([shard])
+        return report
+
+    def explain(
+        self, shards: Iterable[int], done: Callable[[int], object] = lambda items: None
+    ) -> Iterator[ShardReport]:
+        """Explains shards, one after the other, and writes each while the next is explained.
+
+        Args:
+            shards: their numbers, which are taken one or two ahead: a queue may give them. They
+                are explained whether they are done or not.
+            done: called with the number of items that were dealt with, after each batch.
+
+        Yields:
+            A report of each, when its files are on the disk.
+
+        Raises:
+            JobStopped: the model or the disk failed; shards that were reported are done.
+        """
+        batches = self._reader.read(self._spans(shards))
+        with ThreadPoolExecutor(1, "commit") as writer:
+            writing: Future[ShardReport] | None = None
+            for shard, of_shard in itertools.groupby(batches, lambda batch: batch.span.shard):
+                finished = self._explained(shard, of_shard, done)
+                if writing is not None:  # no more than one waits, with all of its maps
+                    yield _result_of(writing)
+                writing = writer.submit(finished.write)
+            if writing is not None:
+                yield _result_of(writing)
+
+    def _spans(self, shards: Iterable[int]) -> Iterator[Span]:
+        size = self.job.batch_size
+        for shard in shards:
+            items = self.job.items_of(shard)
+            for first in range(items.start, items.stop, size):
+                yield Span(shard, first, min(first + size, items.stop))
+
+    def _explained(
+        self, shard: int, batches: Iterable[Batch], done: Callable[[int], object]
+    ) -> _Explained:
+        finished = _Explained(self.job, shard)
+        for batch in batches:
+            finished.keys += batch.keys
+            for number, reason in batch.bad.items():
+                finished.leave_out(number, reason)
+            for group in batch.groups:
+                self._explain(self._with_known_targets(group, finished), finished)
+            done(batch.span.last - batch.span.first)
+        return finished
+
+    def _explain(self, group: Group, finished: _Explained) -> None:
+        if not group.numbers:
+            return
+        try:
+            self._get_ready()
+            self._fix_rows(group.pixels)
+            explanation = self.explainer(group.pixels, target=group.targets, numbers=group.numbers)
+        except Exception as error:
+            first, last = group.numbers[0], group.numbers[-1]
+            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise JobStopped(
+                f"jobs: stopped at items {first} to {last}, in shard {finished.shard}: {text}; "
+                "shards that are done are kept, and resume goes on from there"
+            ) from error
+        finished.take(group.numbers, explanation)
+
+    def _with_known_targets(self, group: Group, finished: _Explained) -> Group:
+        """Without the pictures whose class the model does not have."""
+        if group.targets is None:
+            return group
+        if self._classes is None and not isinstance(self.explainer.model.module, BlackBox):
+            self._classes = self.explainer.predict(group.pixels[:1]).shape[-1]
+        if self._classes is None or max(group.targets) < self._classes:
+            return group
+        kept = []
+        for row, (number, target) in enumerate(zip(group.numbers, group.targets, strict=True)):
+            if target < self._classes:
+                kept.append(row)
+            else:
+                finished.leave_out(
+                    number, f"target {target} is none of the {self._classes} classes"
+                )
+        return Group(
+            [group.numbers[row] for row in kept],
+            group.pixels[kept],
+            [group.targets[row] for row in kept],
+        )
+
+    def _get_ready(self) -> None:
+        """Measures what the first call of a process measures, so that no batch is cut in another
+        way for being the first.
+
+        A model that only answers is not asked for it: what it is asked may be counted.
+        """
+        if self._ready:
+            return
+        self._ready = True
+        job, preprocessing = self.job, self.job.preprocessing
+        if preprocessing.size is None or isinstance(self.explainer.model.module, BlackBox):
+            return
+        shape = (preprocessing.channels, *preprocessing.size)
+        # As many as the first chunk takes: it is the one that is measured.
+        count = min(job.batch_size, job.shard_size, job.count, _first_rows(math.prod(shape)))
+        made_up = torch.rand(count, *shape, generator=torch.Generator().manual_seed(0))
+        self.explainer.plan = replace(job.plan, rows=max(job.plan.rows, FIRST_CHUNK_ROWS))
+        self.explainer(made_up, numbers=range(count))
+        self.explainer.plan = job.plan
+
+    def _fix_rows(self, pixels: Tensor) -> None:
+        """How many rows go through a model at once that takes pictures of any size.
+
+        They follow from the size alone. Measuring would double the work where every picture has
+        its own; half as many as the plan's share of pixels are few enough whatever is known.
+        """
+        if self.job.preprocessing.size is not None:
+            return
+        plan, pixels_of_plan = self.job.plan, math.prod(ANY_SIZE)
+        area = pixels.shape[-2] * pixels.shape[-1]
+        rows = min(plan.rows * pixels_of_plan // (2 * area), _first_rows(pixels[0].numel()))
+        self.explainer.plan = replace(plan, rows=max(1, rows))
+
+    def close(self) -> None:
+        """Lets go of what the explainer holds."""
+        self.explainer.close()
+
+
+def _first_rows(features: int) -> int:
+    """Rows of the first chunk, of which nothing is known, of float32 inputs."""
+    return max(1, min(FIRST_CHUNK_ROWS, FIRST_CHUNK_BYTES // (4 * features)))
+
+
+def _result_of(writing: Future[ShardReport]) -> ShardReport:
+    try:
+        return writing.result()
+    except OSError as error:
+        raise JobStopped(
+            f"jobs: stopped, for results cannot be written: {error}; shards that are done are "
+            "kept, and resume goes on from there"
+        ) from error
+
+
+@dataclass
+class _Explained:
+    """What is known of a shard, until it is written."""
+
+    job: Job
+    shard: int
+    keys: list[str] = field(default_factory=list)
+    rows: dict[int, Row] = field(default_factory=dict)
+    tensors: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    counts: dict[str, int] = field(default_factory=lambda: {"gradients": 0, "queries": 0})
+    began: float = field(default_factory=time.perf_counter)
+
+    def leave_out(self, number: int, reason: str) -> None:
+        self.rows[number] = Row(number, self._key(number), BAD, reason)
+
+    def take(self, numbers: list[int], explanation: Explanation) -> None:
+        """Takes in the explanation of items, [n, C, H, W]."""
+        maps, errors = explanation.attributions, explanation.standard_error
+        assert isinstance(maps, Tensor)
+        held = self._add("attributions", maps)
+        finite = held.flatten(1).isfinite().all(1).tolist()
+        name, first = self._name("attributions", maps), self._stored("attributions", maps)
+        relative: list[float | None] = [None] * len(numbers)
+        if errors is not None:
+            assert isinstance(errors, Tensor)
+            self._add("standard_error", errors)
+            relative = [_relative(m, e) for m, e in zip(maps, errors, strict=True)]
+        for position, number in enumerate(numbers):
+            class_name, probability = plots.class_and_probability(explanation, position)
+            self.rows[number] = Row(
+                number,
+                self._key(number),
+                OK if finite[position] else NOT_FINITE,
+                None if finite[position] else _how_many_not_finite(held[position]),
+                target=None if explanation.target is None else int(explanation.target[position]),
+                class_name=class_name,
+                probability=probability,
+                delta=None if explanation.delta is None else _finite(explanation.delta[position]),
+                error=relative[position],
+                height=maps.shape[-2],
+                width=maps.shape[-1],
+                shard=self.shard,
+                row=first - len(numbers) + position,
+                tensor=name,
+            )
+        for kind in self.counts:
+            self.counts[kind] += getattr(explanation.cost, kind)
+
+    def write(self) -> ShardReport:
+        """Writes the files."""
+        rows = [self.rows[number] for number in self.job.items_of(self.shard)]
+        tensors = {}
+        for name in sorted(self.tensors):
+            tensors[name] = torch.cat(self.tensors.pop(name))
+        commit(self.job, self.shard, rows, tensors, self.counts)
+        statuses = {status: sum(row.status == status for row in rows) for status in _STATUSES}
+        report = ShardReport(
+            self.shard,
+            statuses,
+            [(row.path, row.reason or "") for row in rows if row.status != OK],
+            time.perf_counter() - self.began,
+            **self.counts,
+        )
+        self._log(report)
+        return report
+
+    def _log(self, report: ShardReport) -> None:
+        """What differs from run to run, and so must not be in the files themselves."""
+        line: dict[str, Any] = asdict(report)
+        line["bad"] = len(report.bad)
+        line["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        path = self.job.folder / LOG / f"{os.uname().nodename}-{os.getpid()}.jsonl"
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _key(self, number: int) -> str:
+        return self.keys[number - self.job.items_of(self.shard).start]
+
+    def _name(self, kind: str, maps: Tensor) -> str:
+        if self.job.preprocessing.size is not None:
+            return kind
+        return f"{kind}.{maps.shape[-2]}x{maps.shape[-1]}"
+
+    def _add(self, kind: str, values: Tensor) -> Tensor:
+        held = values.detach().to("cpu", STORES[self.job.store]).contiguous()
+        self.tensors[self._name(kind, values)].append(held)
+        return held
+
+    def _stored(self, kind: str, maps: Tensor) -> int:
+        """How many rows there are by now."""
+        return sum(len(part) for part in self.tensors[self._name(kind, maps)])
+
+
+_STATUSES = (OK, NOT_FINITE, BAD)
+
+
+def _finite(value: Any) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _how_many_not_finite(attributions: Tensor) -> str:
+    count = int((~attributions.isfinite()).sum())
+    return f"{count} of {attributions.numel()} attributions are nan or inf"
+
+
+def _relative(attributions: Tensor, errors: Tensor) -> float | None:
+    """Root mean square of the standard errors, relative to that of the attributions themselves.
+
+    None where the map shows nothing but its noise.
+    """
+    errors = errors.detach().double()
+    known = errors.isfinite()
+    noise = float(errors[known].square().mean())
+    # What is seen is both: the squares of the attributions and of their errors.
+    size = float(attributions.detach().double()[known].square().mean()) - noise
+    return _finite(math.sqrt(noise / size)) if size > 0 else None
