@@ -174,6 +174,35 @@ def test_other_methods_take_it_too(method: str) -> None:
     assert similar > 0.95 and not torch.equal(exact, found)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("integrated_gradients", {"n_steps": 9}),
+        ("integrated_gradients", {"n_steps": 33, "tolerance": 1e-3}),
+        ("integrated_gradients", {"n_steps": 9, "target": Targets(0, 3)}),
+        ("saliency", {}),
+        ("smooth_grad", {"n_samples": 5}),
+        ("expected_gradients", {"n_samples": 5, "baselines": torch.rand(4, 3, 32, 32)}),
+        ("stick_breaking_ig", {"n_paths": 2, "n_steps": 4}),
+        ("blur_ig", {"n_steps": 5, "max_sigma": 4}),
+        ("guided_ig", {"n_steps": 5}),
+        ("geometrically_guided_ig", {"n_steps": 3, "n_ascent": 3}),
+    ],
+)
+def test_points_that_are_written_as_the_network_takes_them_are_the_same(
+    method: str, options: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are rounded once either way, in the kernel or on their way into the network."""
+    model, x = conv_net().to(dtype), torch.rand(2, 3, 32, 32, dtype=dtype)
+    asked = {"target": 1, "memory_format": "contiguous", "precision": "bf16", **options}
+    found = explain(model, x, method=method, **asked).attributions
+    monkeypatch.setattr(Prepared, "takes", lambda self, dtype: dtype)
+    wide = explain(model, x, method=method, **asked).attributions
+    assert isinstance(found, Tensor) and isinstance(wide, Tensor)
+    assert torch.equal(found, wide)
+
+
 def test_several_targets_and_tuples_of_inputs() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

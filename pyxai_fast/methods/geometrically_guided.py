@@ -219,6 +219,8 @@ class GeometricallyGuidedIG(GradientMethod):
 class ClimbingRun(Run):
     """Chunks of points climb together; of each chunk the greatest gradients are taken over."""
 
+    rounds_points = False  # climbs go on from them
+
     def __init__(
         self,
         climb: Climb,

@@ -163,6 +163,9 @@ def _memory_format(
 class Run:
     """The state of one loop: the sums, and the buffers of points that every chunk reuses."""
 
+    # Whether points are only handed on to the model, and may be rounded as it rounds them.
+    rounds_points = True
+
     def __init__(
         self,
         score: Score,
@@ -241,7 +244,7 @@ class Run:
         if buffer is None or buffer.shape[0] < chunk.rows:
             buffer = self.buffers[i] = torch.empty(
                 (chunk.rows, *x.shape[1:]),
-                dtype=x.dtype,
+                dtype=self.score.takes(x.dtype) if self.rounds_points else x.dtype,
                 device=x.device,
                 memory_format=self.formats[i],
             )

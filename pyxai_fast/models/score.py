@@ -108,6 +108,10 @@ class Score:
         part.additional_forward_args = self.args_of(examples)
         return part
 
+    def takes(self, dtype: torch.dtype) -> torch.dtype:
+        """The type that points of this type may as well be written in; see Prepared."""
+        return self.forward.takes(dtype) if isinstance(self.forward, Prepared) else dtype
+
     @property
     def static(self) -> bool:
         """Whether the model is compiled for certain numbers of rows; see Prepared."""

@@ -107,7 +107,7 @@ class ReferenceTrace:
                     alphas[None],
                     scale=self.scale,
                     shift=self.shift,
-                    dtype=inputs.dtype,
+                    dtype=inputs.dtype if out is None else out.dtype,
                     memory_format=memory_format,
                     out=None if out is None else out[i * rows : (i + 1) * rows],
                 )

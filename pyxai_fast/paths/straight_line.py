@@ -101,7 +101,7 @@ class StraightTrace:
             self.alphas[steps],
             scale=self.scale,
             shift=self.shift,
-            dtype=self.inputs.dtype,
+            dtype=self.inputs.dtype if out is None else out.dtype,
             memory_format=memory_format,
             out=out,
         )

@@ -42,6 +42,11 @@ class Prepared:
         self._dtype = None if precision == "fp32" else PRECISIONS[precision]
         self._run = _compiled(network) if compiled else network
 
+    def takes(self, dtype: torch.dtype) -> torch.dtype:
+        """The type that inputs of this type may as well be written in: what the network takes, but
+        for float16, whose slopes are scaled on their way to wider inputs."""
+        return torch.bfloat16 if self.precision == "bf16" and dtype.is_floating_point else dtype
+
     def __repr__(self) -> str:
         return f"Prepared({type(self.exact).__name__}, {self.precision}, compiled={self.compiled})"
 
