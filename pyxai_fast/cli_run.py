@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,20 +70,24 @@ def run(args: argparse.Namespace) -> int:
     workers = args.workers
     if workers is None:
         workers = min(os.cpu_count() or 1, 4 if device.type == "cuda" else 1)
-    summary = explain_dataset(
-        partial(picture_explainer, request, device),
-        args.sources,
-        args.out,
-        batch_size=args.batch_size,
-        shard_size=args.shard_size,
-        workers=workers,
-        store=args.store,
-        limit=args.limit,
-        resume=args.resume,
-        overwrite=args.overwrite,
-        progress=not args.no_progress,
-        settings=_settings(request),
-    )
+    try:
+        summary = explain_dataset(
+            partial(picture_explainer, request, device),
+            args.sources,
+            args.out,
+            batch_size=args.batch_size,
+            shard_size=args.shard_size,
+            workers=workers,
+            store=args.store,
+            limit=args.limit,
+            resume=args.resume,
+            overwrite=args.overwrite,
+            progress=not args.no_progress,
+            settings=_settings(request),
+        )
+    except KeyboardInterrupt:
+        print("pyxai-fast: what is done is kept; --resume goes on from there", file=sys.stderr)
+        raise
     print_summary(summary)
     return 0 if summary.ok == summary.items else 1
 

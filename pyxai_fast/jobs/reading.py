@@ -151,6 +151,10 @@ class SpanReader:
         batches = iter(self._loader)
         return _sent_ahead(batches, self._device) if self._device.type == "cuda" else batches
 
+    def close(self) -> None:
+        """Ends the processes that read."""
+        del self._loader
+
 
 class _Order:
     """What is to be read next: DataLoader asks for it when it begins, and begins many times."""

@@ -193,6 +193,7 @@ def begin(
                 "plan": plan.as_dict(),
             }
             save_record(folder, record)
+        del items  # the processes that read them have the file
         record = load_record(folder)
         check_same(record, wanted, folder)
         job = job_of(folder, make)
@@ -276,7 +277,7 @@ def _check(
     if store not in STORES:
         raise ArgumentError(f"jobs: store must be one of {', '.join(STORES)}, got {store!r}")
     if resume and overwrite:
-        raise ArgumentError("jobs: resume and overwrite must not both be given; they exclude it")
+        raise ArgumentError("jobs: resume and overwrite must not be given together, got both")
 
 
 def _check_free(folder: Path, resume: bool, overwrite: bool) -> None:
@@ -286,12 +287,12 @@ def _check_free(folder: Path, resume: bool, overwrite: bool) -> None:
         if not resume:
             raise ArgumentError(
                 f"jobs: out must be a folder without a job, got {folder}, which has one; resume "
-                "goes on with it, overwrite begins anew"
+                "(--resume) goes on with it, overwrite (--overwrite) begins anew"
             )
     elif any((folder / INDEX).glob("*.parquet")):
         raise ArgumentError(
             f"jobs: out must have a {FILE} where it has results, got {folder}, which has none; "
-            "overwrite begins anew"
+            "overwrite (--overwrite) begins anew"
         )
 
 

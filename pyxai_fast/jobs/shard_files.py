@@ -109,6 +109,10 @@ def counts_of(index_file: Path) -> dict[str, int]:
 
 
 def _encodable(row: Row) -> dict[str, Any]:
-    """Names of files that are no text, written so that they can be read."""
-    path = row.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return {**asdict(row), "path": path}
+    """With names of files that are no text written so that they can be read."""
+    return {
+        name: value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        if isinstance(value, str)
+        else value
+        for name, value in asdict(row).items()
+    }

@@ -298,7 +298,8 @@ td { padding: 3px 12px 3px 0; border-top: 1px solid var(--line); vertical-align:
   overflow-wrap: anywhere; }
 tr:first-child td { border-top: 0; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; padding-right: 0; }
-.classes td:first-child { width: 45%; }
+.classes td:first-child { width: 34%; }
+.bar { width: 54%; }
 .bar i { display: block; height: 11px; margin-top: 5px; background: #8aa9c8; border-radius: 2px; }
 .settings td:first-child { width: 22%; color: var(--muted); }
 """

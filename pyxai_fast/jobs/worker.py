@@ -210,7 +210,8 @@ class ShardWorker:
         self.explainer.plan = replace(plan, rows=max(1, rows))
 
     def close(self) -> None:
-        """Lets go of what the explainer holds."""
+        """Ends the processes that read ahead, and lets go of what the explainer holds."""
+        self._reader.close()
         self.explainer.close()
 
 
@@ -222,7 +223,7 @@ def _first_rows(features: int) -> int:
 def _result_of(writing: Future[ShardReport]) -> ShardReport:
     try:
         return writing.result()
-    except OSError as error:
+    except Exception as error:  # of three libraries that write
         raise JobStopped(
             f"jobs: stopped, for results cannot be written: {error}; shards that are done are "
             "kept, and resume goes on from there"
