@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_counterfactual(commands)
     _add_train_prior(commands)
     _add_train_paths(commands)
+    _add_serve(commands)
     _add_info(commands)
     _add_demo(commands)
     return parser
@@ -212,6 +213,15 @@ def _add_train_paths(commands: Any) -> None:
         commands, "train-paths", train, "train a model of integration paths for a classifier"
     )
     add_model(parser)
+    add_options(parser)
+
+
+def _add_serve(commands: Any) -> None:
+    from pyxai_fast.cli_serve import add_options, run
+
+    parser = _add_command(commands, "serve", run, "serve a model and its explanations over HTTP")
+    add_model(parser)
+    add_method(parser)
     add_options(parser)
 
 

@@ -1,0 +1,333 @@
+"""The HTTP of a server: KServe's v1 protocol, health, metrics and the page."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pyxai_fast.models.query_error import QueryError
+from pyxai_fast.serving.all_done import all_done
+from pyxai_fast.serving.answers import (
+    explanations_body,
+    is_small,
+    json_bytes,
+    predictions_body,
+)
+from pyxai_fast.serving.limits import OPTION_BOUNDS, Limits
+from pyxai_fast.serving.metrics import CONTENT_TYPE
+from pyxai_fast.serving.micro_batcher import Closed, QueueFull
+from pyxai_fast.serving.page import page_files
+from pyxai_fast.serving.questions import ANSWER_FORMATS, FILE_FORMATS, Question, read_question
+from pyxai_fast.serving.refusal import Refusal
+from pyxai_fast.serving.service import Service
+from pyxai_fast.serving.traffic import Traffic, WatchedApp
+
+LOG = logging.getLogger("pyxai_fast.serving")
+JSON = "application/json"
+DECODERS = 2
+
+Handler = Callable[[Request], Awaitable[Response]]
+Answer = TypeVar("Answer")
+
+
+class ServingApp:
+    """The routes of one Service, and the threads that decode pictures.
+
+    Args:
+        service: what answers; started and closed with the app.
+        limits: of what clients may send.
+    """
+
+    def __init__(self, service: Service, limits: Limits | None = None) -> None:
+        self.service, self.limits = service, limits or Limits()
+        self.traffic = Traffic()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def asgi(self) -> FastAPI:
+        """The app, for any ASGI server."""
+        app = FastAPI(
+            title="pyxai_fast", docs_url=None, redoc_url=None, openapi_url=None, lifespan=self._life
+        )
+        get = ["GET"]
+        named = "/v1/models/{name}"
+        # Routes of their own kind: what FastAPI does with arguments would cost more than a batch.
+        app.router.routes.extend(
+            [
+                self._route("predict", f"{named}:predict", self._predict, ["POST"]),
+                self._route("explain", f"{named}:explain", self._explain, ["POST"]),
+                self._route("models", "/v1/models", self._models, get),
+                self._route("model", named, self._model, get),
+                self._route("metadata", f"{named}/metadata", self._metadata, get),
+                self._route("health", "/healthz", self._alive, get),
+                self._route("health", "/readyz", self._is_ready, get),
+                self._route("health", "/v2/health/live", self._alive, get),
+                self._route("health", "/v2/health/ready", self._is_ready, get),
+                self._route("metrics", "/metrics", self._metrics, get),
+            ]
+        )
+        for path, (data, kind) in page_files().items():
+            app.router.routes.append(self._file(path, data, kind))
+        app.add_exception_handler(HTTPException, _not_routed)
+        app.add_middleware(
+            WatchedApp,
+            traffic=self.traffic,
+            metrics=self.service.metrics,
+        )
+        return app
+
+    @asynccontextmanager
+    async def _life(self, _: FastAPI) -> AsyncIterator[None]:
+        self._pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+        self.service.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self.service.close, timeout=5.0)
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # ---------------------------------------------------------------- work
+
+    async def _predict(self, request: Request) -> Response:
+        question = await self._question(request, explain=False)
+        futures = self._queued(lambda: self.service.predict(question.pixels))
+        rows = await self._answers(request, futures)
+        if sum(row.nbytes for row in rows) > 4096:
+            return _json(await self._off_loop(predictions_body, rows))
+        return _json(predictions_body(rows))
+
+    async def _explain(self, request: Request) -> Response:
+        question = await self._question(request, explain=True)
+        futures = self._queued(
+            lambda: self.service.explain(
+                question.pixels, question.targets, question.method, question.options
+            )
+        )
+        rows = await self._answers(request, futures)
+        request.scope["pyxai_fast"].update(method=question.method, batch=rows[0].batch)
+        parts = (rows, self.service.class_names, question.formats, question.top)
+        if is_small(rows, question.formats):
+            return _json(explanations_body(*parts))
+        return _json(await self._off_loop(explanations_body, *parts))
+
+    async def _question(self, request: Request, *, explain: bool) -> Question:
+        """Reads and decodes a request, off the event loop."""
+        self._check_name(request)
+        self._check_open()
+        if self.traffic.reading >= self.limits.requests:
+            raise self._busy(self.traffic.reading)
+        self.traffic.reading += 1
+        try:
+            body = await _read_body(request, self.limits.body)
+            question = await self._off_loop(
+                lambda: read_question(
+                    self.service,
+                    self.limits,
+                    body,
+                    request.headers.get("content-type", ""),
+                    request.url.query,
+                    explain=explain,
+                )
+            )
+        finally:
+            self.traffic.reading -= 1
+        request.scope["pyxai_fast"]["pictures"] = len(question.pixels)
+        return question
+
+    def _queued(self, submit: Callable[[], list[Future[Answer]]]) -> list[Future[Answer]]:
+        try:
+            return submit()
+        except QueueFull as full:
+            raise self._busy(full.waiting) from None
+        except Closed:
+            raise _DRAINING from None
+
+    async def _answers(self, request: Request, futures: Sequence[Future[Answer]]) -> list[Answer]:
+        """What the batches give; nothing is computed for a client that has gone."""
+        done = all_done(futures)
+        gone = asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait((done, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not done.done():
+                raise ClientDisconnect
+            return [future.result() for future in futures]
+        finally:
+            gone.cancel()
+            for future in futures:
+                future.cancel()  # what no batch has taken yet leaves the queue
+
+    async def _off_loop(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+    def _check_name(self, request: Request) -> None:
+        name = request.path_params["name"]
+        if request.method != "POST" and name.endswith((":predict", ":explain")):
+            raise Refusal(405, "Method Not Allowed", "invalid", {"allow": "POST"})
+        if name != self.service.name:
+            raise Refusal(
+                404, f"no model {name[:80]!r} here; there is {self.service.name}", "unknown_model"
+            )
+
+    def _check_open(self) -> None:
+        if self.traffic.draining:
+            raise _DRAINING
+        if not self.service.ready:
+            reason = self.service.failure or "it is warming up"
+            raise Refusal(
+                503, f"the model is not ready: {reason}", "not_ready", {"retry-after": "1"}
+            )
+
+    def _busy(self, waiting: int) -> Refusal:
+        seconds = str(self.service.seconds_to_wait())
+        return Refusal(429, f"too busy: {waiting} wait", "queue_full", {"retry-after": seconds})
+
+    # ---------------------------------------------------------------- about the server
+
+    async def _models(self, _: Request) -> Response:
+        return _json(json_bytes({"models": [self.service.name]}))
+
+    async def _model(self, request: Request) -> Response:
+        self._check_name(request)
+        return _json(json_bytes({"name": self.service.name, "ready": self._ready()}))
+
+    async def _metadata(self, request: Request) -> Response:
+        self._check_name(request)
+        service = self.service
+        return _json(
+            json_bytes(
+                {
+                    "name": service.name,
+                    "ready": self._ready(),
+                    "methods": list(service.methods),
+                    "options": {name: list(bounds) for name, bounds in OPTION_BOUNDS.items()},
+                    "formats": list(ANSWER_FORMATS),
+                    "classes": service.classes,
+                    "class_names": service.class_names,
+                    "channels": service.preprocessing.channels,
+                    "size": service.preprocessing.size,
+                    "file_formats": list(FILE_FORMATS),
+                    "limits": {
+                        "body": self.limits.body,
+                        "pixels": self.limits.pixels,
+                        "instances": self.limits.instances,
+                    },
+                    "sample": service.explainer.model.spec == "demo",
+                }
+            )
+        )
+
+    async def _alive(self, _: Request) -> Response:
+        return _json(b'{"live":true}')
+
+    async def _is_ready(self, _: Request) -> Response:
+        ready = self._ready()
+        return _json(json_bytes({"ready": ready}), 200 if ready else 503)
+
+    async def _metrics(self, _: Request) -> Response:
+        return Response(self.service.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    def _ready(self) -> bool:
+        return self.service.ready and not self.traffic.draining
+
+    # ---------------------------------------------------------------- routes
+
+    def _route(self, word: str, path: str, handler: Handler, methods: list[str]) -> Route:
+        """Refusals and failures of a handler, as answers."""
+
+        async def answered(request: Request) -> Response:
+            about = request.scope["pyxai_fast"]
+            about["route"] = word
+            try:
+                async with asyncio.timeout(self.limits.seconds):
+                    return await handler(request)
+            except Exception as error:
+                refusal = _as_refusal(error, self.limits)
+                self.service.metrics.rejected(refusal.kind)
+                about["refused"] = refusal.kind
+                return _json(json_bytes({"error": refusal.reason}), refusal.status, refusal.headers)
+
+        return Route(path, answered, methods=methods)
+
+    def _file(self, path: str, data: bytes, kind: str) -> Route:
+        headers = {
+            "content-type": kind,
+            "cache-control": "no-cache",
+            "content-security-policy": _POLICY,
+            "referrer-policy": "no-referrer",
+        }
+
+        async def file(_: Request) -> Response:
+            return Response(data, headers=headers)
+
+        return self._route("page", path, file, ["GET"])
+
+
+_DRAINING = Refusal(503, "the server is stopping", "draining", {"connection": "close"})
+
+# The page needs nothing but its own files; pictures are shown from the user's disk.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def _as_refusal(error: Exception, limits: Limits) -> Refusal:
+    """What a client is told of an exception; of one that nobody thought of, nothing."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, TimeoutError):
+        return Refusal(504, f"no answer within {limits.seconds:g} s", "timeout")
+    if isinstance(error, ClientDisconnect):
+        return Refusal(499, "the client has gone", "disconnected")
+    if isinstance(error, Closed):
+        return _DRAINING
+    if isinstance(error, QueryError):
+        return Refusal(502, f"the model could not answer: {error}", "model")
+    if isinstance(error, (ValueError, TypeError)):
+        return Refusal(400, str(error).splitlines()[0] if str(error) else type(error).__name__)
+    LOG.exception("a request failed", exc_info=error)
+    return Refusal(500, f"the server failed: {type(error).__name__}", "failed")
+
+
+async def _not_routed(_: Request, error: Exception) -> Response:
+    """404 and 405 of the router, as this server words errors."""
+    assert isinstance(error, HTTPException)
+    return _json(json_bytes({"error": error.detail}), error.status_code, error.headers or {})
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """The body; refused as soon as it is known to be too large, whatever its head says."""
+    too_large = Refusal(
+        413, f"the body: must have at most {limit:,} bytes", "too_large", {"connection": "close"}
+    )
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise too_large
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise too_large
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _json(body: bytes, status: int = 200, headers: Any = None) -> Response:
+    response = Response(body, status, media_type=JSON)
+    for name, value in (headers or {}).items():
+        response.headers[name] = value
+    return response

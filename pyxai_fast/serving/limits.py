@@ -1,0 +1,27 @@
+"""What one client may ask of a server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OPTION_BOUNDS = {"n_steps": (1, 512), "n_samples": (1, 1000), "n_queries": (10, 5000)}
+"""Options of methods that clients may set, each with the least and the most."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that a server takes.
+
+    Attributes:
+        body: bytes of a request's body.
+        pixels: of a picture, before it is resized.
+        instances: pictures in a request.
+        requests: that are being read and decoded at the same time.
+        seconds: for a request, from its first byte to its answer.
+    """
+
+    body: int = 16 * 2**20
+    pixels: int = 25_000_000
+    instances: int = 128
+    requests: int = 256
+    seconds: float = 60.0

@@ -1,0 +1,75 @@
+"""The same app on Ray Serve: replicas, each with a model and a queue of its own."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ray import serve
+
+from pyxai_fast.serving.app import ServingApp
+
+
+class Replica:
+    """A process with its own model; its app is built where it runs.
+
+    Args:
+        build: loads the model, in the replica.
+    """
+
+    def __init__(self, build: Callable[[], ServingApp]) -> None:
+        self.app = build()
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return self.app.asgi()
+
+    def check_health(self) -> None:
+        """Ray replaces a replica whose model could not be warmed up."""
+        if self.app.service.failure is not None:
+            raise RuntimeError(self.app.service.failure)
+
+
+def application(
+    build: Callable[[], ServingApp], *, replicas: int = 1, gpus: float = 0.0, max_ongoing: int = 256
+) -> serve.Application:
+    """What `serve.run` takes.
+
+    Args:
+        build: loads the model, in each replica.
+        replicas: how many.
+        gpus: for each; parts of one are shared.
+        max_ongoing: requests at a replica; it must be more than a batch, or none is ever full.
+    """
+    deployment = serve.deployment(
+        name="pyxai_fast",
+        num_replicas=replicas,
+        max_ongoing_requests=max_ongoing,
+        ray_actor_options={"num_gpus": gpus},
+    )(serve.ingress()(Replica))
+    return deployment.bind(build)
+
+
+def serve_until_stopped(
+    build: Callable[[], ServingApp], name: str, *, host: str, port: int, **options: Any
+) -> None:
+    """Starts Ray where there is none, serves until a signal, and takes the app down again.
+
+    Ray lets a replica finish what it has before it stops it.
+
+    Args:
+        name: of the model.
+        host, port: of HTTP.
+        options: of `application`.
+    """
+    stopped = threading.Event()
+    serve.start(http_options={"host": host, "port": port})
+    try:
+        serve.run(application(build, **options), name="pyxai_fast", route_prefix="/")
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, lambda *_: stopped.set())
+        print(f"serving {name} on http://{host}:{port}", flush=True)
+        stopped.wait()
+    finally:
+        serve.shutdown()

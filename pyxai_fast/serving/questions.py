@@ -1,0 +1,321 @@
+"""From the bytes of a request to checked pictures, targets and options."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+from urllib.parse import parse_qsl
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyxai_fast.errors import near
+from pyxai_fast.images import ImageError, read_image
+from pyxai_fast.models.preprocessing import Preprocessing
+from pyxai_fast.serving.limits import OPTION_BOUNDS, Limits
+from pyxai_fast.serving.refusal import Refusal, invalid
+from pyxai_fast.serving.service import Service
+
+FILE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+"""What is decoded: others that Pillow knows have decoders that run programs, or crash."""
+
+ANSWER_FORMATS = ("float32_b64", "npy_b64", "array", "png", "picture")
+
+# Noisy copies of pictures, which clients predict, leave [0, 1]; pictures in 0..255 are a mistake.
+_LOWEST, _HIGHEST = -8.0, 9.0
+_MOST_TOP = 100
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a client asks.
+
+    Attributes:
+        pixels: pictures [C, H, W], all of one size.
+        targets: a class for each, or None for the predicted one.
+        method, options: of the service.
+        formats: of the answer, some of ANSWER_FORMATS.
+        top: how many of the likeliest classes are told.
+    """
+
+    pixels: list[Tensor]
+    targets: list[int | None]
+    method: str
+    options: Mapping[str, int]
+    formats: tuple[str, ...]
+    top: int
+
+
+def read_question(
+    service: Service, limits: Limits, body: bytes, content_type: str, query: str, *, explain: bool
+) -> Question:
+    """Reads a request: JSON with instances and parameters, or the bytes of a picture with its
+    parameters in the address.
+
+    Raises:
+        Refusal: of status 400, naming the field.
+    """
+    if content_type.startswith("image/"):
+        instances: list[Any] = [body]
+        parameters = _of_query(query)
+        names = ["the picture"]
+    else:
+        request = _parsed(body)
+        instances, parameters = _instances(request, limits), request.get("parameters") or {}
+        if not isinstance(parameters, Mapping):
+            raise invalid("parameters", "be an object", parameters)
+        names = [f"instances[{i}]" for i in range(len(instances))]
+    method, options, formats, top = _asked(service, parameters) if explain else ("", {}, (), 0)
+    targets = _targets(service, parameters, instances, names) if explain else []
+    pixels = [
+        _pixels(instance, name, service.preprocessing, limits, strict=explain)
+        for instance, name in zip(instances, names, strict=True)
+    ]
+    for name, each in zip(names, pixels, strict=True):
+        if each.shape != pixels[0].shape:
+            raise Refusal(
+                400,
+                f"{name}: must have the size of {names[0]}, {_size(pixels[0])}, got {_size(each)}",
+            )
+    return Question(pixels, targets, method, options, formats, top)
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def _parsed(body: bytes) -> Mapping[str, Any]:
+    try:
+        request = json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise Refusal(400, f"the body: must be JSON, got {reason[:200]}") from None
+    if not isinstance(request, dict):
+        raise invalid("the body", "be an object with instances", request)
+    return request
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name}, which is no JSON")
+
+
+def _instances(request: Mapping[str, Any], limits: Limits) -> list[Any]:
+    if "instances" not in request:
+        raise Refusal(400, "instances: must be given")
+    instances = request["instances"]
+    if not isinstance(instances, list):
+        raise invalid("instances", "be a list", instances)
+    if not 1 <= len(instances) <= limits.instances:
+        raise Refusal(
+            400, f"instances: must be 1 to {limits.instances} pictures, got {len(instances)}"
+        )
+    return instances
+
+
+def _of_query(query: str) -> dict[str, Any]:
+    """Parameters in an address: their values are text."""
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=20)
+    except ValueError:
+        raise Refusal(400, "the query: must have at most 20 fields") from None
+    parameters: dict[str, Any] = {}
+    for name, text in pairs:
+        whole = name == "top" or name in OPTION_BOUNDS
+        parameters[name] = int(text) if whole and _is_whole(text) else text
+    if "format" in parameters:
+        parameters["format"] = parameters["format"].split(",")
+    return parameters
+
+
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 9
+
+
+# ---------------------------------------------------------------- parameters
+
+
+def _asked(
+    service: Service, parameters: Mapping[str, Any]
+) -> tuple[str, dict[str, int], tuple[str, ...], int]:
+    """Method, options, formats and top."""
+    known = ("target", "method", "format", "top", *OPTION_BOUNDS)
+    for name in parameters:
+        if name not in known:
+            hint = near(name, known)
+            raise Refusal(
+                400, f"parameters: must be among {', '.join(known)}, got {name[:80]!r}{hint}"
+            )
+    method = parameters.get("method", service.explainer.method)
+    if not isinstance(method, str) or method not in service.methods:
+        raise invalid("method", f"be one of {', '.join(service.methods)}", method)
+    options = {}
+    for name, (least, most) in OPTION_BOUNDS.items():
+        if name in parameters:
+            options[name] = _whole(name, parameters[name], least, most)
+    try:
+        service.check(method, options)
+    except (ValueError, TypeError) as error:
+        raise Refusal(400, str(error).removeprefix("explain: ")) from error
+    formats = parameters.get("format", ["float32_b64"])
+    formats = [formats] if isinstance(formats, str) else formats
+    if not isinstance(formats, list) or not all(each in ANSWER_FORMATS for each in formats):
+        raise invalid("format", f"be among {', '.join(ANSWER_FORMATS)}", formats)
+    top = _whole("top", parameters.get("top", 0), 0, _MOST_TOP)
+    return method, options, tuple(formats), top
+
+
+def _whole(name: str, value: Any, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise invalid(name, f"be a whole number from {least} to {most}", value)
+    return value
+
+
+def _targets(
+    service: Service, parameters: Mapping[str, Any], instances: Sequence[Any], names: Sequence[str]
+) -> list[int | None]:
+    """One for all, or a list, or with each instance, in ascending order of what counts."""
+    given = parameters.get("target")
+    if isinstance(given, list):
+        if len(given) != len(instances):
+            raise Refusal(
+                400,
+                f"target: must have an entry for each of the {len(instances)} instances, "
+                f"got {len(given)}",
+            )
+        targets = [_target(service, f"target[{i}]", value) for i, value in enumerate(given)]
+    else:
+        targets = [_target(service, "target", given)] * len(instances)
+    for i, instance in enumerate(instances):
+        if isinstance(instance, dict) and instance.get("target") is not None:
+            targets[i] = _target(service, f"{names[i]}.target", instance["target"])
+    return targets
+
+
+def _target(service: Service, field: str, value: Any) -> int | None:
+    """The number of a class that is given by its number or its name."""
+    if value is None or value == "":
+        return None
+    if service.classes == 1:
+        raise invalid(field, "not be given for a model with one output", value)
+    classes = service.classes
+    if isinstance(value, str):
+        found = _by_name(service.class_names or [], value)
+        if found is not None:
+            return found
+        if not _is_whole(value):
+            hint = near(value[:80], service.class_names or ())
+            raise invalid(field, f"be the number or the name of a class{hint}", value)
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise invalid(field, "be the number or the name of a class", value)
+    if value > 2**31 or (classes is not None and value >= classes):
+        raise invalid(field, f"be a class from 0 to {(classes or 2**31) - 1}", value)
+    return value
+
+
+def _by_name(names: Sequence[str], name: str) -> int | None:
+    """Of names that list synonyms, the first will do, if it is the only one."""
+    if name in names:
+        return names.index(name)
+    wanted = name.strip().casefold()
+    found = [i for i, each in enumerate(names) if each.split(",")[0].strip().casefold() == wanted]
+    return found[0] if len(found) == 1 else None
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _pixels(
+    instance: Any, name: str, preprocessing: Preprocessing, limits: Limits, *, strict: bool
+) -> Tensor:
+    """[C, H, W] of one instance: encoded, as TensorFlow Serving has it, or numbers."""
+    if isinstance(instance, bytes):
+        return _decoded(instance, name, preprocessing, limits)
+    if isinstance(instance, Mapping):
+        if isinstance(instance.get("image"), Mapping):
+            instance, name = instance["image"], f"{name}.image"
+        text = instance.get("b64")
+        if not isinstance(text, str):
+            raise invalid(f"{name}.b64", "be an encoded picture in base64", text)
+        try:
+            data = base64.b64decode(text.encode("ascii"), validate=True)
+        except (binascii.Error, ValueError):
+            raise Refusal(400, f"{name}.b64: must be base64") from None
+        return _decoded(data, f"{name}.b64", preprocessing, limits)
+    return _from_numbers(instance, name, preprocessing, limits, strict=strict)
+
+
+def _decoded(data: bytes, name: str, preprocessing: Preprocessing, limits: Limits) -> Tensor:
+    """The picture in a file; its size is looked at before its pixels are decoded."""
+    from PIL import Image
+
+    file = io.BytesIO(data)
+    try:
+        with Image.open(file, formats=FILE_FORMATS) as header:
+            width, height = header.size
+    except Image.DecompressionBombError:  # beyond what Pillow itself looks at
+        raise Refusal(400, f"{name}: must have at most {limits.pixels:,} pixels") from None
+    except Exception:  # a decoder fed garbage raises almost anything
+        raise Refusal(
+            400, f"{name}: must be a picture ({', '.join(FILE_FORMATS)}), and cannot be read as one"
+        ) from None
+    if width * height > limits.pixels or width < 1 or height < 1:
+        raise Refusal(
+            400,
+            f"{name}: must have at most {limits.pixels:,} pixels, got {width} x {height}",
+        )
+    file.seek(0)
+    try:
+        pixels = read_image(file, preprocessing, name=name)
+    except ImageError as error:
+        raise Refusal(400, str(error)) from error
+    return pixels
+
+
+def _from_numbers(
+    values: Any, name: str, preprocessing: Preprocessing, limits: Limits, *, strict: bool
+) -> Tensor:
+    channels, size = preprocessing.channels, preprocessing.size
+    height, width = size or ("H", "W")
+    must = f"be numbers [{channels}][{height}][{width}] or [{height}][{width}][{channels}]"
+    if not isinstance(values, list):
+        raise invalid(name, f"{must}, or an encoded picture", values)
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        raise Refusal(
+            400, f"{name}: must {must}, got rows of different lengths, or what is no number"
+        ) from None
+    given = array.shape
+    if array.ndim == 2 and channels == 1:
+        array = array[None]
+    fits = array.ndim == 3 and array.size > 0
+    if fits and not _has_shape(array.shape, channels, size):
+        array = array.transpose(2, 0, 1)
+        fits = _has_shape(array.shape, channels, size)
+    if not fits:
+        shape = "".join(f"[{n}]" for n in given) or "a number"
+        raise Refusal(400, f"{name}: must {must}, got {shape}")
+    if array.shape[1] * array.shape[2] > limits.pixels:
+        raise Refusal(400, f"{name}: must have at most {limits.pixels:,} pixels")
+    low, high = (0.0, 1.0) if strict else (_LOWEST, _HIGHEST)
+    if not (array.min() >= low and array.max() <= high):
+        raise Refusal(
+            400,
+            f"{name}: must be pixels from 0 to 1 (divide those of 0 to 255 by 255), "
+            f"got {array.min():.6g} to {array.max():.6g}",
+        )
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def _has_shape(shape: tuple[int, ...], channels: int, size: tuple[int, int] | None) -> bool:
+    return shape[0] == channels and (size is None or tuple(shape[1:]) == tuple(size))
+
+
+def _size(pixels: Tensor) -> str:
+    return f"{pixels.shape[1]} x {pixels.shape[2]}"
