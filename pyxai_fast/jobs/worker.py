@@ -79,6 +79,11 @@ class ShardWorker:
         workers: int = 0,
         measured: bool = False,
     ) -> None:
+        import pyarrow
+
+        # Where pyarrow first makes an array it imports pandas. That must not be in the thread that
+        # writes, while this one sees half of it.
+        pyarrow.array([0])
         self.job = job
         self.explainer = job.make_explainer() if explainer is None else explainer
         self.explainer.follow(job.plan)
