@@ -88,7 +88,7 @@ def test_what_work_writes_is_counted_without_views_and_weights() -> None:
     model = nn.Sequential(nn.Linear(100, 50), nn.ReLU(inplace=True), nn.Flatten())
     x = torch.randn(8, 100)
     with torch.no_grad():
-        assert measured_bytes(lambda: model(x), torch.device("cpu")) == 4 * 8 * 50
+        assert measured_bytes(lambda: model(x), torch.device("cpu")) == (4 * 8 * 50, 4 * 8 * 50)
 
 
 def test_work_that_cannot_be_watched_is_still_done() -> None:
@@ -99,7 +99,7 @@ def test_work_that_cannot_be_watched_is_still_done() -> None:
         if len(calls) == 1:
             raise RuntimeError("not under a dispatch mode")
 
-    assert measured_bytes(work, torch.device("cpu")) == 0
+    assert measured_bytes(work, torch.device("cpu")).total == 0
     assert len(calls) == 2
 
 
@@ -116,6 +116,32 @@ def test_the_planner_bounds_rows_by_what_it_learnt(monkeypatch: pytest.MonkeyPat
     assert again.rows() == 1
     assert ChunkPlanner(model, inputs, None).rows() == 1
     assert not ChunkPlanner(model, (torch.zeros(4, 7),), None).measured
+
+
+def test_rows_of_a_chunk_keep_its_largest_tensor_near_the_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pyxai_fast.runtime.chunks.CPU_TENSOR_BYTES", 10_000)
+    planner = ChunkPlanner(mlp(), (torch.zeros(4, 6),), None)
+    planner.learn(written=2 * 5_000, rows=2, largest=2 * 500)
+    assert planner.rows() == 20
+    planner.learn(written=2 * 5_000, rows=2, largest=2 * 9_000)
+    assert planner.rows() == 4  # a deep network's chunk has some rows, whatever their size
+    monkeypatch.setattr("pyxai_fast.runtime.chunks.CPU_CHUNK_BYTES", 11_000)
+    assert planner.rows() == 2  # but for memory
+
+
+def test_filters_that_lie_channels_last_tell_the_format() -> None:
+    seen = []
+
+    def run(inputs: tuple[torch.Tensor, ...]) -> None:
+        seen.append(len(inputs[0]))
+
+    model = conv_net().to(memory_format=torch.channels_last)
+    assert choose_memory_format("auto", model, IMAGES, 10, None, run) == "channels_last"
+    assert seen == [1]  # whether it takes them is tried, once
+    assert choose_memory_format("auto", model, IMAGES, 10, None, run) == "channels_last"
+    assert seen == [1]
 
 
 def test_what_the_planner_learnt_goes_with_the_model() -> None:
@@ -183,7 +209,7 @@ def test_trials_are_real_runs_within_the_callers_rows(max_rows: int | None) -> N
         seen.append((len(inputs[0]), inputs[0].is_contiguous(memory_format=torch.channels_last)))
 
     choose_memory_format("auto", conv_net(), IMAGES, 400, max_rows, run)
-    assert seen == [(max_rows or 8, False), (max_rows or 8, True)] * 2
+    assert seen == [(max_rows or 8, False), (max_rows or 8, True)] * 3
 
 
 @pytest.mark.parametrize(

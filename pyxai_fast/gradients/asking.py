@@ -7,9 +7,9 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import ArgumentError
-from ..models.black_box import BlackBox
-from ..models.score import RowScore, owner_of
-from ..runtime.chunks import Chunk, ChunkPlanner, run_chunks
+from ..models.row_planner import row_planner
+from ..models.score import RowScore
+from ..runtime.chunks import Chunk, run_chunks
 from ..runtime.stopwatch import Stopwatch
 
 
@@ -46,16 +46,10 @@ def outputs_at(
             outputs = rows.take(chunk.examples).outputs((inputs,))
         answers[chunk.examples.start] = outputs.double()
 
-    planner = ChunkPlanner(
-        owner_of(score.forward), (points,), score.max_rows, "answer points", static=score.static
-    )
-    only_answers = isinstance(score.forward, BlackBox)
-    if only_answers and not planner.measured:
-        # Its memory is elsewhere; and what is measured is run again where that fails.
-        planner.learn(0, 1)
+    planner = row_planner(score, (points,), "answer points")
     with torch.no_grad():
         work = Chunk(slice(0, len(points)), slice(0, 1))
-        run_chunks(work, planner, run, score.cost, measure=not only_answers)
+        run_chunks(work, planner, run, score.cost)
     outputs = torch.cat([answers[begin] for begin in sorted(answers)])
     wrong = ~outputs.reshape(len(outputs), -1).isfinite().all(1)
     if bool(wrong.any()):

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import ArgumentError
-from ..models.black_box import BlackBox
 from ..models.preprocessing import Affine
-from ..models.score import RowScore, owner_of
+from ..models.row_planner import row_planner
+from ..models.score import RowScore
 from ..reference.path import memory_format_of
-from ..runtime.chunks import Chunk, ChunkPlanner, length, run_chunks
+from ..runtime.chunks import Chunk, length, run_chunks
 from ..segments import tiles
 from .gradient import Slopes
 from .likelihood_sums import LikelihoodSums
@@ -288,18 +288,7 @@ class LikelihoodRatio:
         points = tuple(field.points for field in fields)
         formats = [memory_format_of(x) for x in points]
         buffers: list[Tensor | None] = [None] * len(fields)
-        planner = ChunkPlanner(
-            owner_of(rows.score.forward),
-            points,
-            rows.score.max_rows,
-            "forward",
-            self.signs,
-            static=rows.score.static,
-        )
-        only_answers = isinstance(rows.score.forward, BlackBox)
-        if only_answers and not planner.measured:
-            # Its memory is elsewhere; and what is measured is run again where that fails.
-            planner.learn(0, 1)
+        planner = row_planner(rows.score, points, "forward", self.signs)
 
         def run(chunk: Chunk) -> None:
             part = tuple(field.take(chunk.examples) for field in fields)
@@ -337,7 +326,7 @@ class LikelihoodRatio:
             mine.add(part, w, chunk.steps.start, active)
 
         work = Chunk(slice(0, len(rows)), slice(first, last))
-        run_chunks(work, planner, run, rows.score.cost, measure=not only_answers)
+        run_chunks(work, planner, run, rows.score.cost)
 
     def _reference(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import ArgumentError
-from ..runtime.chunks import CPU_CHUNK_BYTES, Chunk, ChunkPlanner, run_chunks
+from ..runtime.chunks import Chunk, ChunkPlanner, run_chunks
 from ..runtime.cost import Cost
 from ..runtime.stopwatch import Stopwatch
 from .prior import Prior, is_prior
@@ -18,7 +18,7 @@ from .prior import Prior, is_prior
 # What a chunk of particles may make the prior write on a CPU. Nothing of it is kept for a backward
 # pass, so it may be more than a chunk of gradients: measured on a UNet at 1x32x32, two threads, a
 # row takes 2.1 ms in chunks of 20 (96 MB), 1.8 ms in chunks of 34 and 1.9 ms in one of 100.
-DENOISE_CHUNK_BYTES = 2 * CPU_CHUNK_BYTES
+DENOISE_CHUNK_BYTES = 192 * 2**20
 
 
 def check_prior(who: str, prior: Any) -> None:

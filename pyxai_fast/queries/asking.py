@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..models.black_box import BlackBox
-from ..models.score import Score, owner_of
-from ..runtime.chunks import Chunk, ChunkPlanner, run_chunks
+from ..models.row_planner import row_planner
+from ..models.score import Score
+from ..runtime.chunks import Chunk, run_chunks
 from ..runtime.memory_format import FORMATS
 from .coalitions import Coalitions
 from .queries import of_examples, words_of
@@ -56,14 +56,8 @@ def ask(
         rows = found.double().unflatten(0, (-1, chunk.examples.stop - chunk.examples.start))
         scores[chunk.steps, chunk.examples] = rows
 
-    planner = ChunkPlanner(
-        owner_of(score.forward), (inputs,), score.max_rows, "masked queries", static=score.static
-    )
-    only_answers = isinstance(score.forward, BlackBox)
-    if only_answers and not planner.measured:
-        # Its memory is elsewhere; and what is measured is run again where that fails.
-        planner.learn(0, 1)
+    planner = row_planner(score, (inputs,), "masked queries")
     with torch.no_grad():
         work = Chunk(slice(0, batch), slice(0, count))
-        run_chunks(work, planner, run, score.cost, measure=not only_answers)
+        run_chunks(work, planner, run, score.cost)
     return scores

@@ -21,11 +21,17 @@ from .cost import Cost
 from .heap import HEAP
 from .memory import is_out_of_memory, measured_bytes
 
-# What a chunk may make the model write, forward and backward together. More is slower on a CPU:
-# measured on two conv nets at 3x224x224, time per row is lowest while a chunk's activations stay
-# near the last-level cache, with single allocations below 32 MB (where malloc starts to map and
-# unmap pages), and doubles at ten times that.
-CPU_CHUNK_BYTES = 96 * 2**20
+# Bytes of the largest tensor that a chunk makes the model write. More is slower on a CPU: measured
+# on two conv nets, a ResNet-50 and a ViT at 3x224x224 and a net of digits, in float32 and bfloat16,
+# time per row is lowest where the largest tensor has 6 to 20 MB, whatever all of them have together
+# (what one layer frees the next one takes again), and grows by half or more from 25 MB on.
+CPU_TENSOR_BYTES = 12 * 2**20
+# Rows that a chunk has however large their tensors are: deep layers, with small tensors, want them.
+FEWEST_ROWS = 4
+# What a chunk may make the model write in all, forward and backward together.
+CPU_CHUNK_BYTES = 2**30
+# The same for models whose tensors are elsewhere, of which only the points are known.
+ANSWER_CHUNK_BYTES = 96 * 2**20
 # On a GPU, the share of the free memory that a chunk may take at its peak.
 CUDA_CHUNK_SHARE = 0.5
 # Rows of the first chunk, of which nothing is known yet: these, or as many as have 2 MB of inputs.
@@ -80,8 +86,10 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-# Measured bytes per row, by model and by the shape of its inputs.
-_known_costs: weakref.WeakKeyDictionary[Any, dict[Any, int]] = weakref.WeakKeyDictionary()
+# Measured bytes per row, of all tensors and of the largest, by model and shape of its inputs.
+_known_costs: weakref.WeakKeyDictionary[Any, dict[Any, tuple[int, int]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 class ChunkPlanner:
@@ -94,7 +102,7 @@ class ChunkPlanner:
         purpose: what is done with the rows; each purpose is measured by itself.
         rows_per_step: rows that one step of one example takes, where they come in groups. Counts of
             rows below are then counts of groups.
-        cpu_bytes: what a chunk may write on a CPU; CPU_CHUNK_BYTES by default.
+        cpu_bytes: what a chunk may write on a CPU, in all; by default what is fastest.
         repeats: how often the last chunk asked the model for its rows, one time after the other.
         static: the model is compiled for numbers of rows that are powers of two.
     """
@@ -131,21 +139,25 @@ class ChunkPlanner:
     @property
     def bytes_per_row(self) -> int:
         """What a row makes the model write, as far as it is known."""
-        return self._costs.get(self._key, self.row_bytes)
+        return self._costs.get(self._key, (self.row_bytes, 0))[0]
 
-    def learn(self, written: int, rows: int) -> None:
-        """Takes in what a chunk of `rows` rows made the model write; points come on top."""
-        self._costs[self._key] = max(
-            1, math.ceil(written / (rows * self._repeats())) + self.row_bytes
-        )
+    def learn(self, written: int, rows: int, largest: int = 0) -> None:
+        """Takes in what a chunk of `rows` rows made the model write, in all and in its largest
+        tensor; points come on top."""
+        each = math.ceil(written / (rows * self._repeats())) + self.row_bytes
+        self._costs[self._key] = max(1, each), max(ceil_div(largest, rows), self.row_bytes, 1)
 
     def shrink(self, rows: int) -> None:
         """Called when a chunk of `rows` rows did not fit: from now on at most half as many."""
-        self._costs[self._key] = ceil_div(self._budget(), max(1, rows // 2))
+        _, largest = self._costs.get(self._key, (0, 1))
+        self._costs[self._key] = ceil_div(self._budget(), max(1, rows // 2)), largest
 
     def rows(self) -> int:
         if self.measured:
-            rows = self._budget() // self._costs[self._key]
+            written, largest = self._costs[self._key]
+            rows = self._budget() // written
+            if self.device.type != "cuda" and self._cpu_bytes is None:
+                rows = min(rows, max(CPU_TENSOR_BYTES // largest, FEWEST_ROWS))
         else:
             rows = min(FIRST_CHUNK_ROWS, FIRST_CHUNK_BYTES // max(1, self.row_bytes))
         if self.max_rows is not None:
@@ -178,9 +190,8 @@ def run_chunks(
     for chunk in chunks(work, planner.rows):
         try:
             if measure and not planner.measured:
-                planner.learn(
-                    measured_bytes(functools.partial(run, chunk), planner.device), chunk.rows
-                )
+                written = measured_bytes(functools.partial(run, chunk), planner.device)
+                planner.learn(written.total, chunk.rows, written.largest)
             else:
                 run(chunk)
         except (RuntimeError, MemoryError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ class _WrittenBytes(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0
+        self.total = self.largest = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -35,6 +35,7 @@ class _WrittenBytes(TorchDispatchMode):
         old = {_storage(leaf) for leaf in tree_leaves((args, kwargs))}
         new = {_storage(leaf) for leaf in tree_leaves(results)} - old
         self.total += sum(size for _, size in new)
+        self.largest = max(self.largest, *(size for _, size in new), 0)
         return results
 
 
@@ -45,17 +46,25 @@ def _storage(leaf: Any) -> tuple[int, int]:
     return storage.data_ptr(), storage.nbytes()
 
 
-def measured_bytes(work: Callable[[], None], device: torch.device) -> int:
-    """Runs `work` once, and returns the bytes it takes: on a GPU at its peak, on a CPU in all.
+class Written(NamedTuple):
+    """Bytes that work takes: on a GPU at its peak, on a CPU of all that it writes; and of its
+    largest tensor, where every one was seen."""
 
-    On a CPU every byte written counts, because what chunks are sized for is the cache. Work that
-    cannot be watched (some compiled and transformed functions) is run unwatched, for 0 bytes.
+    total: int
+    largest: int = 0
+
+
+def measured_bytes(work: Callable[[], None], device: torch.device) -> Written:
+    """Runs `work` once, and returns the bytes it takes.
+
+    Work that cannot be watched (some compiled and transformed functions) is run unwatched, for 0
+    bytes.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
-        return int(torch.cuda.max_memory_allocated(device) - before)
+        return Written(int(torch.cuda.max_memory_allocated(device) - before))
     try:
         with _WrittenBytes() as written:
             work()
@@ -63,8 +72,8 @@ def measured_bytes(work: Callable[[], None], device: torch.device) -> int:
         if is_out_of_memory(error):
             raise
         work()
-        return 0
-    return int(written.total)
+        return Written(0)
+    return Written(int(written.total), int(written.largest))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
