@@ -491,6 +491,15 @@ def test_bad_files_are_listed_and_left_out(pictures: Path, tmp_path: Path, out: 
         jobs.results(out)[2]
 
 
+def test_a_data_set_of_bad_files_alone_is_listed(tmp_path: Path, out: Path) -> None:
+    for path in draw(tmp_path / "in", 3):
+        path.write_bytes(b"")
+    for name, size in (("sized", (16, 16)), ("any", None)):
+        summary = explain(tmp_path / "in", out / name, explainer(size))
+        assert (summary.ok, summary.bad) == (0, 3)
+        assert list(jobs.results(out / name)) == []
+
+
 def test_a_shard_of_bad_files_alone_is_done_too(pictures: Path, out: Path) -> None:
     for i in range(4):
         (pictures / f"{i:03d}.png").write_bytes(b"")

@@ -45,6 +45,8 @@ class Job:
         plan: of the explainer.
         weights: what fingerprint() gives of it.
         preprocessing: of the model.
+        size: height and width of the pictures that the plan is for: the model's own, or those of
+            the first picture for a model that takes any.
     """
 
     folder: Path
@@ -56,6 +58,7 @@ class Job:
     plan: Plan
     weights: str | None
     preprocessing: Preprocessing
+    size: tuple[int, int]
 
     @property
     def shards(self) -> int:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError
+from ..images import ImageError
 from ..models.preprocessing import Preprocessing
 from ..picture_explainer import PictureExplainer, Plan
 from .atomic_file import atomic_file, sweep
 from .folder_lock import folder_lock
 from .items import FILE as ITEMS
-from .items import digest, save_items
+from .items import Item, digest, save_items
 from .job import (
     FILE,
     FORMAT,
@@ -40,13 +41,16 @@ from .job import (
 from .packages import check_packages
 from .progress import job_progress
 from .reader import Results
+from .reading import read_item
 from .shard_files import OK
 from .sources import Source, find_items
 from .summary import JobSummary, summarise
 from .summary_page import write_page
-from .worker import ANY_SIZE, ShardWorker
+from .worker import ShardWorker
 
 BAD_FILES, PAGE = "bad.csv", "summary.html"
+# Of made-up pictures, where none can be read.
+_ANY_SIZE = (224, 224)
 # Bad files that are told of one by one while a job runs.
 _TOLD = 10
 
@@ -184,12 +188,14 @@ def begin(
             made = make() if made is None else made
             _check_targets(items, made)
             save_items(items, folder)
-            plan = made.fix(min(batch_size, shard_size, len(items)), ANY_SIZE)
+            size = made.preprocessing.size or _first_size(items, made.preprocessing)
+            plan = made.fix(min(batch_size, shard_size, len(items)), size)
             record = {
                 **wanted,
                 **_of_model(made),
                 "format": FORMAT,
                 "sources": _named(source),
+                "size": size,
                 "plan": plan.as_dict(),
             }
             save_record(folder, record)
@@ -217,6 +223,7 @@ def job_of(folder: str | PathLike[str], make_explainer: MakeExplainer) -> Job:
         plan=Plan(**record["plan"]),
         weights=record["weights"],
         preprocessing=_preprocessing(record["preprocessing"]),
+        size=tuple(record["size"]),
     )
 
 
@@ -296,7 +303,18 @@ def _check_free(folder: Path, resume: bool, overwrite: bool) -> None:
         )
 
 
-def _check_targets(items: Sequence[Any], explainer: PictureExplainer) -> None:
+def _first_size(items: Sequence[Item], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Height and width of the first picture that can be read."""
+    for item in items:
+        try:
+            height, width = read_item(item, preprocessing).shape[-2:]
+        except ImageError:
+            continue
+        return height, width
+    return _ANY_SIZE  # all of them are bad files, and are going to be listed
+
+
+def _check_targets(items: Sequence[Item], explainer: PictureExplainer) -> None:
     if items[0].target is not None and explainer.target is not None:
         raise ArgumentError(
             "jobs: target must not be given where the pictures have their own, got "

@@ -25,8 +25,9 @@ from .job import LOG, STORES, Job
 from .reading import Batch, Group, Span, SpanReader
 from .shard_files import BAD, NOT_FINITE, OK, Row, commit
 
-# Height and width of the made-up pictures by which the plan is measured, of models that take any.
-ANY_SIZE = (224, 224)
+# Rows that a CPU is given of pictures of other sizes than the plan is for; the planner gives any
+# model that many.
+FEW_ROWS = 4
 
 
 class JobStopped(RuntimeError):
@@ -190,29 +191,31 @@ class ShardWorker:
         if self._ready:
             return
         self._ready = True
-        job, preprocessing = self.job, self.job.preprocessing
-        if preprocessing.size is None or isinstance(self.explainer.model.module, BlackBox):
+        if isinstance(self.explainer.model.module, BlackBox):
             return
-        shape = (preprocessing.channels, *preprocessing.size)
+        job = self.job
+        shape = (job.preprocessing.channels, *job.size)
         # As many as the first chunk takes: it is the one that is measured.
         count = min(job.batch_size, job.shard_size, job.count, _first_rows(math.prod(shape)))
         made_up = torch.rand(count, *shape, generator=torch.Generator().manual_seed(0))
         self.explainer.plan = replace(job.plan, rows=max(job.plan.rows, FIRST_CHUNK_ROWS))
         self.explainer(made_up, numbers=range(count))
-        self.explainer.plan = job.plan
 
     def _fix_rows(self, pixels: Tensor) -> None:
-        """How many rows go through a model at once that takes pictures of any size.
+        """How many rows go through the model at once: of pictures of another size than the plan is
+        for, so few that it makes no difference whether such pictures were seen before.
 
-        They follow from the size alone. Measuring would double the work where every picture has
-        its own; half as many as the plan's share of pixels are few enough whatever is known.
+        They follow from the size alone. To measure every size would double the work where every
+        picture has its own.
         """
-        if self.job.preprocessing.size is not None:
-            return
-        plan, pixels_of_plan = self.job.plan, math.prod(ANY_SIZE)
-        area = pixels.shape[-2] * pixels.shape[-1]
-        rows = min(plan.rows * pixels_of_plan // (2 * area), _first_rows(pixels[0].numel()))
-        self.explainer.plan = replace(plan, rows=max(1, rows))
+        plan, size = self.job.plan, tuple(pixels.shape[-2:])
+        if size != self.job.size:
+            # Half of what as many pixels of the plan's size would be.
+            alike = plan.rows * math.prod(self.job.size) // (2 * math.prod(size))
+            most = FEW_ROWS if self.explainer.device.type == "cpu" else FIRST_CHUNK_ROWS
+            rows = min(alike, most, _first_rows(pixels[0].numel()))
+            plan = replace(plan, rows=max(1, rows))
+        self.explainer.plan = plan
 
     def close(self) -> None:
         """Ends the processes that read ahead, and lets go of what the explainer holds."""
