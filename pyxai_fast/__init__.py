@@ -129,6 +129,7 @@ _DEFINED_IN = {
 _MODULES = (
     "arrays",
     "gradients",
+    "jobs",
     "methods",
     "metrics",
     "models",
@@ -138,6 +139,7 @@ _MODULES = (
     "priors",
     "reference",
     "runtime",
+    "serving",
 )
 
 if not TYPE_CHECKING:  # type checkers see the imports above, and only those

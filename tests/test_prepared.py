@@ -285,6 +285,26 @@ def test_repeated_rows_leave_slopes_alone(compiles: list[tuple[int, ...]]) -> No
     assert torch.allclose(fast, slopes, atol=1e-6)
 
 
+def test_what_a_cuda_graph_would_overwrite_is_copied(compiles: list[tuple[int, ...]]) -> None:
+    fast = prepare(nn.Sequential(nn.Linear(6, 8), nn.Tanh()).eval(), compile=True)
+    kept: list[Tensor] = []
+    run = fast._run
+
+    def remembers(x: Tensor) -> Tensor:
+        answer = run(x)
+        kept.append(answer)
+        answer.register_hook(kept.append)
+        return answer
+
+    fast._run, fast._overwrites = remembers, True
+    x = torch.randn(4, 6, requires_grad=True)
+    answer = fast(x)
+    assert torch.equal(answer, kept[0]) and answer.data_ptr() != kept[0].data_ptr()
+    (slope,) = torch.autograd.grad(answer.sum(), x)
+    expected = torch.autograd.grad(fast.exact(x).sum(), x)[0]
+    torch.testing.assert_close(slope, expected)
+
+
 def test_chunks_of_a_compiled_model_are_powers_of_two() -> None:
     x = (torch.rand(4, 10),)
     for most in range(1, 70):

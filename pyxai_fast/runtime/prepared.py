@@ -40,6 +40,8 @@ class Prepared:
         self.precision = precision
         self.compiled = compiled
         self._dtype = None if precision == "fp32" else PRECISIONS[precision]
+        # CUDA graphs write answers and slopes where they wrote those of the call before.
+        self._overwrites = compiled and _on_gpu(network)
         self._run = _compiled(network) if compiled else network
 
     def takes(self, dtype: torch.dtype) -> torch.dtype:
@@ -58,7 +60,13 @@ class Prepared:
             args = tuple(_filled(arg, rows, static_rows(rows)) for arg in args)
         if self._dtype is not None:
             args = tuple(self._narrowed(arg) for arg in args)
+        if static and self._overwrites:
+            for arg in args:
+                if isinstance(arg, Tensor) and arg.requires_grad:
+                    arg.register_hook(torch.clone)
         answer = (self._run if static else self.network)(*args)
+        if static and self._overwrites:
+            answer = _mapped(torch.clone, answer)
         if static and static_rows(rows) != rows:
             full = static_rows(rows)
             answer = _mapped(lambda t: t[:rows] if t.shape[:1] == (full,) else t, answer)
@@ -170,12 +178,13 @@ def _narrow(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def _compiled(network: Any) -> Callable[..., Any]:
-    weights = network.parameters() if isinstance(network, nn.Module) else iter(())
-    on_gpu = any(weight.is_cuda for weight in weights)
-    run: Callable[..., Any] = torch.compile(
-        network, dynamic=False, mode="reduce-overhead" if on_gpu else None
-    )
+    mode = "reduce-overhead" if _on_gpu(network) else None
+    run: Callable[..., Any] = torch.compile(network, dynamic=False, mode=mode)
     return run
+
+
+def _on_gpu(network: Any) -> bool:
+    return isinstance(network, nn.Module) and any(w.is_cuda for w in network.parameters())
 
 
 def _filled(value: Any, rows: int, wanted: int) -> Any:
