@@ -91,6 +91,7 @@ def contract(
     """
     cost = score.cost
     score.max_rows = options.max_rows
+    score.keeps_graph = options.create_graph
     work = Chunk(slice(0, inputs[0].shape[0]), slice(0, traces[0].steps))
     cost.backend = ops.backend_of(inputs[0].device)
     rows = work.rows * repeats * gradient.evaluations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError
 from ..runtime.cost import Cost
+from ..runtime.linear_layers import linear_layers
 from ..runtime.prepared import Prepared
 from .outputs import check_batched, convert_output, output_tensor
 from .preprocessing import Affine
@@ -75,6 +77,8 @@ class Score:
         self.affines = affines
         self.max_rows = max_rows
         self.answered: Callable[[int], object] = lambda rows: None
+        # Whether slopes are going to be differentiated, with respect to weights too.
+        self.keeps_graph = False
         # Of the examples, by which random gradients tell them apart.
         self.numbers = torch.arange(batch, device=device)
         self._device = device
@@ -134,8 +138,10 @@ class Score:
 
     def outputs(self, inputs: tuple[Tensor, ...], args: tuple[Any, ...]) -> Tensor:
         """The model's (converted) outputs [R, ...] for rows of inputs."""
+        as_it_is = self.keeps_graph or self.static
         try:
-            answer = self.forward(*inputs, *args)
+            with nullcontext() if as_it_is else linear_layers(inputs[0]):
+                answer = self.forward(*inputs, *args)
         except RuntimeError as error:
             wanted = model_dtype(self.forward)
             if wanted is not None and wanted != inputs[0].dtype:
