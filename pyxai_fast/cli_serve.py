@@ -44,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=_not_negative,
         default=2.0,
         metavar="MS",
-        help="how long a picture waits for others when there is nothing to do",
+        help="how long a picture waits for others, at most, when there is nothing to do",
     )
     add("--max-queue", type=positive_int, default=256, metavar="N", help="pictures that may wait")
     add("--max-body-mb", type=_positive, default=16.0, metavar="MB", help="of a request's body")

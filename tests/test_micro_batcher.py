@@ -97,6 +97,21 @@ def test_without_a_wait_an_item_goes_at_once(batcher: Any) -> None:
     assert batcher(max_wait=0.0).submit("a", [7])[0].result(SOON) == 14
 
 
+def test_whoever_was_alone_does_not_wait_again(worker: Worker, batcher: Any) -> None:
+    running = batcher()
+    future = running.submit("a", [1])[0]
+    running.hurry()
+    assert future.result(SOON) == 2
+    running.max_wait = FOREVER
+    assert running.submit("a", [2])[0].result(SOON) == 4
+    # Once there is company again, so is the wait.
+    held(worker, running)
+    worker.gate.set()
+    late = running.submit("a", [3])[0]
+    running.submit("b", [1, 2, 3, 4])[3].result(SOON)
+    assert not late.done()
+
+
 def test_the_next_batch_fills_while_one_is_computed(worker: Worker, batcher: Any) -> None:
     running = batcher(max_wait=0.0)
     held(worker, running)

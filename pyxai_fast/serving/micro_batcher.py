@@ -46,14 +46,16 @@ class MicroBatcher(Generic[Item, Answer]):
 
     A batch starts when it is full, or when its first item has waited long enough; of several such
     batches, the one whose first item came first. While one is computed the next fills, so that
-    under load batches are large and nobody waits for the clock.
+    under load batches are large and nobody waits for the clock. After a batch of one, the next
+    item does not wait either: a client that is alone would wait for nobody.
 
     Args:
         work: called as work(key, items) on the thread; gives an answer for each item. An exception
             for one item of several is found by working on each alone, so that the others get their
             answers nevertheless.
         max_batch: the most items of a batch.
-        max_wait: seconds that an item waits for others while the thread has nothing to do.
+        max_wait: seconds that an item waits for others, at most, while the thread has nothing to
+            do.
         max_queue: the most items that wait.
         hopeless: exceptions that would only come again for each item alone.
         on_batch: called as on_batch(key, size, seconds) after each batch.
@@ -79,6 +81,7 @@ class MicroBatcher(Generic[Item, Answer]):
         self._on_batch = on_batch
         self._queues: dict[Hashable, deque[_Waiting[Item, Answer]]] = {}
         self._waiting = 0
+        self._company = True  # the batch before had several items
         self._closed = False
         self._changed = threading.Condition()
         # A daemon: a process that fails elsewhere does not wait for a model to finish.
@@ -161,21 +164,18 @@ class MicroBatcher(Generic[Item, Answer]):
         with self._changed:
             while True:
                 now, oldest, chosen = time.monotonic(), None, None
+                wait = self.max_wait if self._company else 0.0
                 for key, queue in self._queues.items():
                     arrived = queue[0].arrived
                     oldest = arrived if oldest is None else min(oldest, arrived)
-                    ripe = (
-                        self._closed
-                        or len(queue) >= self.max_batch
-                        or arrived + self.max_wait <= now
-                    )
+                    ripe = self._closed or len(queue) >= self.max_batch or arrived + wait <= now
                     if ripe and (chosen is None or arrived < self._queues[chosen][0].arrived):
                         chosen = key
                 if chosen is not None:
                     return chosen, self._take(chosen)
                 if self._closed:
                     return None
-                self._changed.wait(None if oldest is None else oldest + self.max_wait - now)
+                self._changed.wait(None if oldest is None else oldest + wait - now)
 
     def _take(self, key: Hashable) -> list[_Waiting[Item, Answer]]:
         queue = self._queues[key]
@@ -183,6 +183,7 @@ class MicroBatcher(Generic[Item, Answer]):
         if not queue:
             del self._queues[key]
         self._waiting -= len(taken)
+        self._company = len(taken) > 1
         return taken
 
     def _compute(self, key: Hashable, taken: list[_Waiting[Item, Answer]]) -> None:

@@ -13,22 +13,18 @@ from pyxai_fast.serving.app import ServingApp
 
 
 class Replica:
-    """A process with its own model; its app is built where it runs.
+    """A process with its own model; Ray sends it requests once it has warmed up.
 
     Args:
         build: loads the model, in the replica.
     """
 
     def __init__(self, build: Callable[[], ServingApp]) -> None:
-        self.app = build()
+        self.serving = build()
+        self.serving.service.start().result()
 
     def __serve_build_asgi_app__(self) -> Any:
-        return self.app.asgi()
-
-    def check_health(self) -> None:
-        """Ray replaces a replica whose model could not be warmed up."""
-        if self.app.service.failure is not None:
-            raise RuntimeError(self.app.service.failure)
+        return self.serving.asgi()
 
 
 def application(

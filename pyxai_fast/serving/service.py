@@ -138,6 +138,7 @@ class Service:
         self.classes: int | None = None if names is None else len(names)
         self.ready = False
         self.failure: str | None = None
+        self._warm: Future[Any] | None = None
         self._explainers: OrderedDict[tuple[str, Options], PictureExplainer] = OrderedDict()
         self._seconds_per_picture = 0.0
         self.batcher: MicroBatcher[Picture, Any] = MicroBatcher(
@@ -158,11 +159,13 @@ class Service:
     def class_names(self) -> list[str] | None:
         return self.explainer.class_names
 
-    def start(self) -> None:
-        """Starts the thread, which warms up first."""
-        self.batcher.start()
-        nothing = Picture(torch.empty(0))
-        self.batcher.submit(_WARM_UP, [nothing])[0].add_done_callback(self._warmed_up)
+    def start(self) -> Future[Any]:
+        """Starts the thread, once; the future is done when it has warmed up."""
+        if self._warm is None:
+            self.batcher.start()
+            self._warm = self.batcher.submit(_WARM_UP, [Picture(torch.empty(0))])[0]
+            self._warm.add_done_callback(self._warmed_up)
+        return self._warm
 
     def close(self, *, drain: bool = True, timeout: float | None = None) -> bool:
         """Whether the thread has ended in time; see MicroBatcher.close."""
