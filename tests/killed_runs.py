@@ -33,14 +33,20 @@ def finish(arguments: Sequence[str], out: Path, *more: str) -> tuple[int, str]:
 
 
 def kill_at_random(
-    arguments: Sequence[str], out: Path, generator: random.Random, shards: int
+    arguments: Sequence[str],
+    out: Path,
+    generator: random.Random,
+    shards: int,
+    further: Sequence[int] = (0, 1, 2),
 ) -> int | None:
     """Starts or goes on with a run, and kills it with SIGKILL, it alone, at a random moment.
 
-    It is killed up to a quarter of a second after it began to explain, or has done a shard or two.
+    It is killed when it has begun, or done so many more shards: up to a quarter of a second later,
+    or when it next writes a file, before that is finished.
 
     Args:
         shards: of the run.
+        further: how many more shards, one of these.
 
     Returns:
         How many shards were done when it died; None where it was not killed but finished.
@@ -50,15 +56,20 @@ def kill_at_random(
     def done() -> int:
         return len(list(index.glob("[0-9]*.parquet")))
 
-    # At the start, or after as many more shards.
-    wanted = min(done() + generator.choice((0, 1, 2)), shards - 1)
+    def unfinished() -> set[Path]:
+        return {path for kind in ("shards", "index") for path in (out / kind).glob(".*")}
+
+    left = unfinished()
+    wanted = min(done() + generator.choice(further), shards - 1)
     process = start(arguments, out, "--resume")
     try:
         while process.poll() is None and not (done() >= wanted and (out / "job.json").exists()):
             time.sleep(0.002)
-        deadline = time.monotonic() + generator.uniform(0.0, 0.25)
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.001)
+        if generator.random() < 0.5:
+            while process.poll() is None and unfinished() <= left:
+                time.sleep(0.0002)
+        else:
+            time.sleep(generator.uniform(0.0, 0.25))
         if process.poll() is not None:
             said = process.communicate()[0]
             assert "results in" in said, said

@@ -35,7 +35,7 @@ def main() -> int:
     generator, killed = random.Random(SEED), folder / "killed"
     began, kills, unfinished = time.perf_counter(), 0, 0
     while kills < KILLS:
-        done = kill_at_random(arguments, killed, generator, PICTURES // SHARD)
+        done = kill_at_random(arguments, killed, generator, PICTURES // SHARD, range(6))
         if done is None:
             break
         kills += 1

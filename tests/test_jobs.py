@@ -321,7 +321,7 @@ def test_nothing_that_is_done_is_lost_whenever_the_process_ends(
     with monkeypatch.context() as patched:
         patched.setattr(atomic_file, "_flush", dying)
         # A process that was killed cleans nothing up.
-        patched.setattr(Path, "unlink", lambda *_, **__: None)
+        patched.setattr(atomic_file.shutil, "rmtree", lambda *_, **__: None)
         try:
             explain(pictures, out)
         except Killed:
@@ -335,7 +335,8 @@ def test_nothing_that_is_done_is_lost_whenever_the_process_ends(
 def test_unfinished_files_are_swept_away_at_resume(pictures: Path, out: Path) -> None:
     explain(pictures, out)
     expected = files_of(out)
-    (out / "shards" / ".00001.safetensors.unfinished-12ab").write_bytes(b"half")
+    (out / "shards" / ".unfinished-12ab").mkdir()
+    (out / "shards" / ".unfinished-12ab" / "00001.safetensors").write_bytes(b"half")
     (out / "index" / "00001.parquet").unlink()
     (out / "shards" / "00001.safetensors").write_bytes(b"without an index")
     explain(pictures, out, resume=True)

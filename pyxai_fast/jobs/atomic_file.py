@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What an unfinished file is called, between the name that it is to have and something unique.
-_MARK = ".unfinished-"
+_UNFINISHED = ".unfinished-"
 
 
 @contextmanager
@@ -18,14 +18,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     The file is on the disk before it has its name, and the name before the block is left.
     """
-    unfinished = path.with_name(f".{path.name}{_MARK}{uuid.uuid4().hex}")
+    # In a folder of its own: what writes it may itself have files that are not finished.
+    folder = path.with_name(f"{_UNFINISHED}{uuid.uuid4().hex}")
+    folder.mkdir()
     try:
+        unfinished = folder / path.name
         yield unfinished
         _flush(unfinished)
         unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     _flush(path.parent)
 
 
@@ -39,8 +41,8 @@ def sweep(folder: Path) -> None:
 
     Nobody may be writing there.
     """
-    for left in folder.glob(f".*{_MARK}*"):
-        left.unlink(missing_ok=True)
+    for left in folder.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

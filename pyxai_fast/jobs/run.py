@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,20 +38,18 @@ from .job import (
     surroundings,
 )
 from .packages import check_packages
-from .progress import job_progress
 from .reader import Results
 from .reading import read_item
 from .shard_files import OK
 from .sources import Source, find_items
 from .summary import JobSummary, summarise
 from .summary_page import write_page
+from .telling import Teller
 from .worker import ShardWorker
 
 BAD_FILES, PAGE = "bad.csv", "summary.html"
 # Of made-up pictures, where none can be read.
 _ANY_SIZE = (224, 224)
-# Bad files that are told of one by one while a job runs.
-_TOLD = 10
 
 
 @dataclass(frozen=True)
@@ -192,7 +189,7 @@ def begin(
             plan = made.fix(min(batch_size, shard_size, len(items)), size)
             record = {
                 **wanted,
-                **_of_model(made),
+                **said_of(made),
                 "format": FORMAT,
                 "sources": _named(source),
                 "size": size,
@@ -206,7 +203,7 @@ def begin(
         if made is None and job.missing():
             made = make()
         if made is not None and not measured:
-            check_same(record, _of_model(made), folder)
+            check_same(record, said_of(made), folder)
         yield Begun(job, made, measured)
 
 
@@ -259,18 +256,13 @@ def _explain_missing(begun: Begun, workers: int, progress: bool) -> int:
     if not missing:
         return 0
     total = sum(len(job.items_of(shard)) for shard in missing)
-    bar = job_progress(progress, total)
+    teller = Teller(progress, total)
     worker = ShardWorker(job, explainer=begun.explainer, workers=workers, measured=begun.measured)
-    not_ok = 0
     try:
-        for report in worker.explain(missing, bar.update):
-            for path, reason in report.bad[: max(0, _TOLD - not_ok)]:
-                print(f"pyxai-fast: {path}: {reason}", file=sys.stderr)
-            not_ok += len(report.bad)
-            if not_ok:
-                bar.say(f"{not_ok:,} bad")
+        for report in worker.explain(missing, teller.update):
+            teller.take(report)
     finally:
-        bar.close()
+        teller.close()
         worker.close()
     return total
 
@@ -337,7 +329,7 @@ def _delete(folder: Path) -> None:
             path.unlink()
 
 
-def _of_model(explainer: PictureExplainer) -> dict[str, Any]:
+def said_of(explainer: PictureExplainer) -> dict[str, Any]:
     """What job.json says of a model, and of where it runs."""
     said: dict[str, Any] = _as_json(
         {

@@ -20,14 +20,10 @@ from .. import plots
 from ..explanation import Explanation
 from ..models.black_box import BlackBox
 from ..picture_explainer import PictureExplainer
-from ..runtime.chunks import FIRST_CHUNK_BYTES, FIRST_CHUNK_ROWS
+from ..runtime.chunks import FEWEST_ROWS, FIRST_CHUNK_BYTES, FIRST_CHUNK_ROWS
 from .job import LOG, STORES, Job
 from .reading import Batch, Group, Span, SpanReader
 from .shard_files import BAD, NOT_FINITE, OK, Row, commit
-
-# Rows that a CPU is given of pictures of other sizes than the plan is for; the planner gives any
-# model that many.
-FEW_ROWS = 4
 
 
 class JobStopped(RuntimeError):
@@ -212,7 +208,7 @@ class ShardWorker:
         if size != self.job.size:
             # Half of what as many pixels of the plan's size would be.
             alike = plan.rows * math.prod(self.job.size) // (2 * math.prod(size))
-            most = FEW_ROWS if self.explainer.device.type == "cpu" else FIRST_CHUNK_ROWS
+            most = FEWEST_ROWS if self.explainer.device.type == "cpu" else FIRST_CHUNK_ROWS
             rows = min(alike, most, _first_rows(pixels[0].numel()))
             plan = replace(plan, rows=max(1, rows))
         self.explainer.plan = plan
