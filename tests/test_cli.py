@@ -79,6 +79,17 @@ def test_explain_writes_a_picture_the_numbers_and_a_record(
     assert "one.png, one.safetensors" in table and "1 explained" in table
 
 
+def test_a_network_runs_in_low_precision_where_that_is_asked(picture: str, out: Path) -> None:
+    plain = out.with_name("plain")
+    assert run(picture, "--out", str(plain)) == 0
+    assert run(picture, "--out", str(out), "--precision", "bf16") == 0
+    assert record(out)["explained"]["precision"] == "bf16"
+    exact, found = (load_file(o / "one.safetensors")["attributions"] for o in (plain, out))
+    assert 0 < np.linalg.norm(found - exact) < 0.05 * np.linalg.norm(exact)
+    # The score and its probability are those of the network as it is.
+    assert record(out)["results"][0]["probability"] == record(plain)["results"][0]["probability"]
+
+
 def test_attributions_of_black_pixels_are_zero_for_the_black_baseline(
     picture: str, out: Path
 ) -> None:
