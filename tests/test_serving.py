@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -455,6 +456,58 @@ def test_bodies_are_counted_while_they_come(served: Running) -> None:
     assert served.http.get("/healthz").status_code == 200
 
 
+def test_bodies_have_no_more_room_together_than_is_given() -> None:
+    with Running(held_app(Held(), Limits(body=2**20, buffered=2**20))) as running:
+        port = int(running.url.split(":")[-1])
+        head = f"POST {EXPLAIN} HTTP/1.1\r\nHost: x\r\nContent-Length: {2**20}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", port)) as raw:
+            raw.sendall(head.encode() + b" " * (2**20 - 1))  # and does not end
+            wait_for(lambda: running.app.traffic.buffered == 2**20 - 1)
+            assert "too busy" in error(running.http.post(EXPLAIN, json=FOUR), 429)
+        wait_for(lambda: running.app.traffic.buffered == 0)
+        assert running.http.post(EXPLAIN, json=FOUR).status_code == 200
+
+
+def test_a_model_of_any_size_takes_pictures_of_several() -> None:
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    ).eval()
+    explainer = PictureExplainer(LoadedModel(net, Preprocessing(), None, "any"), "cpu", "saliency")
+    limits = Limits(pixels_unresized=1000)
+    with Running(ServingApp(Service(explainer, "demo", max_batch=2), limits)) as running:
+        for height, width in ((8, 9), (20, 5)):
+            picture = torch.rand(3, height, width).tolist()
+            answer = running.http.post(EXPLAIN, json={"instances": [picture, picture]}).json()
+            assert floats(answer["explanations"][1]).shape == (3, height, width)
+        mixed = {"instances": [torch.rand(3, 8, 8).tolist(), torch.rand(3, 8, 9).tolist()]}
+        message = "instances[1]: must have the size of instances[0], 8 x 8, got 8 x 9"
+        assert error(running.http.post(EXPLAIN, json=mixed), 400) == message
+        response = running.http.post(EXPLAIN, content=png_of(40, 30), headers=PNG)
+        assert "must have at most 1,000 pixels, got 40 x 30" in error(response, 400)
+
+
+def test_a_model_that_only_answers_and_fails_to() -> None:
+    broken = False
+
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        scores = x.flatten(1)[:, :4]
+        return scores / 0.0 if broken else scores
+
+    box = BlackBox(answer)
+    model = LoadedModel(box, Preprocessing(size=(4, 4), channels=1), None, "box")
+    gradient = LikelihoodRatio(n_samples=8)
+    explainer = PictureExplainer(model, "cpu", "saliency", gradient=gradient)
+    with Running(ServingApp(Service(explainer, "demo"))) as running:
+        assert box.queries == 0  # they may be counted
+        about = running.http.get("/v1/models/demo/metadata").json()
+        assert (about["methods"], about["classes"]) == (["saliency"], None)
+        assert running.http.post(EXPLAIN, json=FOUR).json()["explanations"][0]["target"] == 0
+        assert running.http.get("/v1/models/demo/metadata").json()["classes"] == 4
+        broken = True
+        told = error(running.http.post(EXPLAIN, json=FOUR), 502)
+        assert told.startswith("the model could not answer: ")
+
+
 def test_unknown_models_addresses_and_verbs(served: Running, digit: bytes) -> None:
     http = served.http
     for path in ("/v1/models/other:explain", "/v1/models/other:predict"):
@@ -680,6 +733,17 @@ def test_damaged_pictures_are_explained_or_refused(
     damaged = bytes(data[: cut or None])
     response = served.http.post(PREDICT, content=damaged, headers=PNG)
     assert response.status_code in (200, 400)
+
+
+@given(path=st.text(max_size=30), verb=st.sampled_from(["GET", "POST", "HEAD", "PUT", "OPTIONS"]))
+@settings(max_examples=60)
+def test_no_address_is_a_failure(served: Running, path: str, verb: str) -> None:
+    url = served.url + "/" + quote(path, safe="/:%")
+    try:
+        response = served.http.request(verb, url)
+    except httpx.InvalidURL:
+        return
+    assert response.status_code in (200, 307, 400, 404, 405)
 
 
 @given(head=st.binary(max_size=120))

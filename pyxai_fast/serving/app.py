@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -49,7 +50,9 @@ class ServingApp:
     """
 
     def __init__(self, service: Service, limits: Limits | None = None) -> None:
-        self.service, self.limits = service, limits or Limits()
+        limits = limits or Limits()
+        most = min(limits.instances, service.batcher.max_queue)  # more could never wait
+        self.service, self.limits = service, replace(limits, instances=most)
         self.traffic = Traffic()
         self._pool: ThreadPoolExecutor | None = None
 
@@ -126,8 +129,10 @@ class ServingApp:
         if self.traffic.reading >= self.limits.requests:
             raise self._busy(self.traffic.reading)
         self.traffic.reading += 1
+        parts: list[bytes] = []
         try:
-            body = await _read_body(request, self.limits.body)
+            await self._read_body(request, parts)
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
             question = await self._off_loop(
                 lambda: read_question(
                     self.service,
@@ -140,8 +145,28 @@ class ServingApp:
             )
         finally:
             self.traffic.reading -= 1
+            self.traffic.buffered -= sum(map(len, parts))
         request.scope["pyxai_fast"]["pictures"] = len(question.pixels)
         return question
+
+    async def _read_body(self, request: Request, parts: list[bytes]) -> None:
+        """The body; refused as soon as it is known to be too large, whatever its head says."""
+        most = self.limits.body
+        too_large = Refusal(
+            413, f"the body: must have at most {most:,} bytes", "too_large", {"connection": "close"}
+        )
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > most:
+            raise too_large
+        size = 0
+        async for part in request.stream():
+            parts.append(part)
+            size += len(part)
+            self.traffic.buffered += len(part)
+            if size > most:
+                raise too_large
+            if self.traffic.buffered > max(self.limits.buffered, most):
+                raise self._busy(self.traffic.reading)
 
     def _queued(self, submit: Callable[[], list[Future[Answer]]]) -> list[Future[Answer]]:
         try:
@@ -302,23 +327,6 @@ async def _not_routed(_: Request, error: Exception) -> Response:
     """404 and 405 of the router, as this server words errors."""
     assert isinstance(error, HTTPException)
     return _json(json_bytes({"error": error.detail}), error.status_code, error.headers or {})
-
-
-async def _read_body(request: Request, limit: int) -> bytes:
-    """The body; refused as soon as it is known to be too large, whatever its head says."""
-    too_large = Refusal(
-        413, f"the body: must have at most {limit:,} bytes", "too_large", {"connection": "close"}
-    )
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
-        raise too_large
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise too_large
-        parts.append(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def _disconnected(request: Request) -> None:

@@ -15,13 +15,17 @@ class Limits:
     Attributes:
         body: bytes of a request's body.
         pixels: of a picture, before it is resized.
+        pixels_unresized: of a picture for a model that takes pictures as they are.
         instances: pictures in a request.
         requests: that are being read and decoded at the same time.
+        buffered: bytes of their bodies, all together.
         seconds: for a request, from its first byte to its answer.
     """
 
     body: int = 16 * 2**20
     pixels: int = 25_000_000
+    pixels_unresized: int = 2**20
     instances: int = 128
     requests: int = 256
+    buffered: int = 256 * 2**20
     seconds: float = 60.0

@@ -258,17 +258,13 @@ def _decoded(data: bytes, name: str, preprocessing: Preprocessing, limits: Limit
     try:
         with Image.open(file, formats=FILE_FORMATS) as header:
             width, height = header.size
-    except Image.DecompressionBombError:  # beyond what Pillow itself looks at
-        raise Refusal(400, f"{name}: must have at most {limits.pixels:,} pixels") from None
+    except Image.DecompressionBombError:  # so large that Pillow does not tell its size
+        raise _too_large(name, limits.pixels, "many more") from None
     except Exception:  # a decoder fed garbage raises almost anything
         raise Refusal(
             400, f"{name}: must be a picture ({', '.join(FILE_FORMATS)}), and cannot be read as one"
         ) from None
-    if width * height > limits.pixels or width < 1 or height < 1:
-        raise Refusal(
-            400,
-            f"{name}: must have at most {limits.pixels:,} pixels, got {width} x {height}",
-        )
+    _check_area(name, width, height, preprocessing, limits)
     file.seek(0)
     try:
         pixels = read_image(file, preprocessing, name=name)
@@ -301,8 +297,7 @@ def _from_numbers(
     if not fits:
         shape = "".join(f"[{n}]" for n in given) or "a number"
         raise Refusal(400, f"{name}: must {must}, got {shape}")
-    if array.shape[1] * array.shape[2] > limits.pixels:
-        raise Refusal(400, f"{name}: must have at most {limits.pixels:,} pixels")
+    _check_area(name, array.shape[2], array.shape[1], preprocessing, limits)
     low, high = (0.0, 1.0) if strict else (_LOWEST, _HIGHEST)
     if not (array.min() >= low and array.max() <= high):
         raise Refusal(
@@ -311,6 +306,19 @@ def _from_numbers(
             f"got {array.min():.6g} to {array.max():.6g}",
         )
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def _check_area(
+    name: str, width: int, height: int, preprocessing: Preprocessing, limits: Limits
+) -> None:
+    resized = preprocessing.size is not None or preprocessing.resize is not None
+    most = limits.pixels if resized else min(limits.pixels, limits.pixels_unresized)
+    if not 1 <= width * height <= most:
+        raise _too_large(name, most, f"{width} x {height}")
+
+
+def _too_large(name: str, most: int, got: str) -> Refusal:
+    return Refusal(400, f"{name}: must have at most {most:,} pixels, got {got}")
 
 
 def _has_shape(shape: tuple[int, ...], channels: int, size: tuple[int, int] | None) -> bool:

@@ -243,6 +243,7 @@ class Service:
             # As if each picture were the first of its own run.
             numbers=[0] * len(pixels),
         )
+        self.classes = explained.outputs.shape[1] if explained.outputs.ndim == 2 else 1
         return _rows(explained)
 
     def _resolved(

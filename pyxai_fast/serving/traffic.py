@@ -25,12 +25,14 @@ class Traffic:
     Attributes:
         in_progress: requests for work that have come and are not answered yet.
         reading: those of them that are being read and decoded.
+        buffered: bytes of their bodies.
         draining: no more of them are taken.
     """
 
     def __init__(self) -> None:
         self.in_progress = 0
         self.reading = 0
+        self.buffered = 0
         self.draining = False
 
 
