@@ -28,6 +28,13 @@ NEEDED = (
     "csrc/include/pyxai_fast/config.h", "csrc/cpu/isa.cpp", "csrc/cuda/launch.cuh",
     "csrc/torch/tensors.h", "pyxai_fast/version.txt", "pyxai_fast/py.typed", "tests/conftest.py",
 )  # fmt: skip
+# What a wheel must hold besides modules.
+SHIPPED = (
+    "demo/digits_cnn.safetensors",
+    "serving/page/index.html",
+    "serving/page/page.js",
+    "py.typed",
+)
 LIBRARY = "_ops_cpu.so"
 MODULE = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
 CHECK = """
@@ -122,6 +129,9 @@ def check(path: Path, tag: str, libraries: set[str]) -> None:
     native = {Path(name).name for name in names if name.startswith("pyxai_fast/_native/")}
     if native - {"build_info.json", "_ops_cuda.so"} != libraries:
         raise SystemExit(f"wheels: {path.name} must hold {libraries}, and holds {native}")
+    absent = [name for name in SHIPPED if f"pyxai_fast/{name}" not in names]
+    if absent:
+        raise SystemExit(f"wheels: {path.name} must hold {absent}, and does not")
     roots = {name.split("/", 1)[0] for name in names}
     strays = [name for name in roots if name != "pyxai_fast" and not name.endswith(".dist-info")]
     strays += [name for name in names if name.endswith((".h", ".a", ".cmake", ".cpp", ".cu"))]
