@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -71,7 +72,7 @@ def test_several_targets(asked: list[Any]) -> None:
 
 def test_tokens_keep_their_shape(asked: list[Any]) -> None:
     layer, x = nn.Linear(300, 400), torch.randn(2, 7, 300, requires_grad=True)
-    with linear_layers(x):
+    with linear_layers(layer, x):
         answer = layer(x)
     assert answer.shape == (2, 7, 400)
     (slope,) = torch.autograd.grad(answer.square().sum(), x)
@@ -102,9 +103,16 @@ def test_attributions_that_are_differentiated_reach_the_weights(asked: list[Any]
     assert first.weight.grad.any()
 
 
+def test_models_without_large_layers_are_not_watched(asked: list[Any]) -> None:
+    small, x = nn.Linear(30, 40), torch.randn(2, 30)
+    assert isinstance(linear_layers(small, x), nullcontext)
+    assert isinstance(linear_layers(None, x), nullcontext)
+    assert not isinstance(linear_layers(net(), x), nullcontext)
+
+
 def test_outside_nothing_is_changed(asked: list[Any]) -> None:
     layer, x = nn.Linear(300, 400), torch.randn(2, 300)
-    with linear_layers(x):
+    with linear_layers(layer, x):
         pass
     layer(x)
     assert not asked

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import pyxai_fast
 from pyxai_fast import Cost, IntegratedGradients, Targets, explain, prepare
 from pyxai_fast.runtime.chunks import ChunkPlanner
-from pyxai_fast.runtime.prepared import Prepared, static_rows
+from pyxai_fast.runtime.prepared import Prepared, StaticSizes
 
 # Unit roundoffs: bfloat16 has 8 binary digits, float16 has 11.
 ROUNDOFF = {"bf16": 2.0**-8, "fp16": 2.0**-11}
@@ -244,7 +244,8 @@ def compiles(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         assert options["dynamic"] is False
 
         def backend(graph: Any, examples: list[Tensor]) -> Any:
-            shapes.append(tuple(next(t for t in examples if t.dim() > 1).shape))
+            given = [t for t in examples if not isinstance(t, nn.Parameter) and t.dim() > 1]
+            shapes.append(tuple(given[0].shape))
             return graph.forward
 
         return real(network, dynamic=False, backend=backend)
@@ -254,8 +255,13 @@ def compiles(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
-def test_static_rows_are_powers_of_two() -> None:
-    assert [static_rows(n) for n in (1, 2, 3, 4, 5, 64, 65)] == [1, 2, 4, 4, 8, 64, 128]
+def test_static_sizes_are_powers_of_two_and_few() -> None:
+    x, sizes = torch.zeros(1, 6), StaticSizes()
+    assert [sizes.rows(x, n) for n in (64, 65, 64, 33, 9, 8)] == [64, 128, 64, 64, 64, 64]
+    # Fewer rows than an eighth are not worth as many.
+    assert [sizes.rows(x, n) for n in (7, 5, 3, 1)] == [8, 8, 8, 8]
+    assert StaticSizes().rows(x, 1) == 1
+    assert sizes.rows(torch.zeros(1, 7), 1) == 1
 
 
 def test_compiled_is_equal_to_eager(compiles: list[tuple[int, ...]]) -> None:
@@ -268,13 +274,14 @@ def test_compiled_is_equal_to_eager(compiles: list[tuple[int, ...]]) -> None:
 
 def test_a_compiled_model_sees_few_shapes(compiles: list[tuple[int, ...]]) -> None:
     fast = prepare(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)).eval(), compile=True)
-    sizes = []
     for rows in range(1, 17):
         x = torch.randn(rows, 6)
         assert fast(x).shape == (rows, 2)
         assert torch.allclose(fast(x), fast.exact(x), atol=1e-6)
-        sizes.append(static_rows(rows))
-    assert {shape[0] for shape in compiles} <= set(sizes) == {1, 2, 4, 8, 16}
+    assert {shape[0] for shape in compiles} == {1, 2, 4, 8, 16}
+    for rows in range(16, 1, -1):
+        fast(torch.randn(rows, 6))
+    assert len(compiles) == 5
 
 
 def test_repeated_rows_leave_slopes_alone(compiles: list[tuple[int, ...]]) -> None:

@@ -140,7 +140,7 @@ class Score:
         """The model's (converted) outputs [R, ...] for rows of inputs."""
         as_it_is = self.keeps_graph or self.static
         try:
-            with nullcontext() if as_it_is else linear_layers(inputs[0]):
+            with nullcontext() if as_it_is else linear_layers(module_of(self.forward), inputs[0]):
                 answer = self.forward(*inputs, *args)
         except RuntimeError as error:
             wanted = model_dtype(self.forward)

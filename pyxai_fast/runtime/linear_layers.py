@@ -8,13 +8,14 @@ torch has both, and asks oneDNN for convolutions already. The two agree to round
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -25,17 +26,28 @@ LEAST_WEIGHTS = 2**16
 SLOW_UNDER_MKL = ("AuthenticAMD", "HygonGenuine")
 
 
-def linear_layers(inputs: Tensor) -> AbstractContextManager[Any]:
-    """While it lasts, linear layers of float32 CPU tensors go the faster way.
+def linear_layers(module: nn.Module | None, inputs: Tensor) -> AbstractContextManager[Any]:
+    """While it lasts, linear layers of a module go the faster way on float32 CPU tensors.
 
     Only slopes of first order, and with respect to what goes into the layers, can be taken of what
     was asked meanwhile.
 
     Args:
-        inputs: of the model.
+        module: whose layers they are; nothing is done for None, or one without large layers.
+        inputs: of the module.
     """
     fits = inputs.device.type == "cpu" and inputs.dtype == torch.float32
-    return _OneDnnLayers() if fits and onednn_is_faster() else nullcontext()
+    if module is None or not fits or not onednn_is_faster():
+        return nullcontext()
+    if module not in _has_large_layers:
+        _has_large_layers[module] = any(
+            w.dim() == 2 and w.numel() >= LEAST_WEIGHTS for w in module.parameters()
+        )
+    # Watching costs every operation of the model some microseconds.
+    return _OneDnnLayers() if _has_large_layers[module] else nullcontext()
+
+
+_has_large_layers: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
 
 @functools.cache

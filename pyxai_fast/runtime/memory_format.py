@@ -60,7 +60,9 @@ def choose_memory_format(
     known = _choices.setdefault(module, {})
     if key in known:
         return known[key]
-    if _lies_channels_last(module) and _runs_channels_last(inputs, run):
+    if "filters" not in known:
+        known["filters"] = "channels_last" if _lies_channels_last(module) else "contiguous"
+    if known["filters"] == "channels_last" and _runs_channels_last(inputs, run):
         known[key] = "channels_last"
         return known[key]
     if rows < MIN_ROWS or max(x[0].numel() for x in images) < MIN_FEATURES:

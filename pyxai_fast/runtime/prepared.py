@@ -30,8 +30,8 @@ class Prepared:
         exact: the original, which is asked for scores that are reported.
         network: what answers, in low precision where that was asked for.
         precision: "fp32", "bf16" or "fp16".
-        compiled: whether torch.compile runs the network. It then sees numbers of rows that are
-            powers of two alone; what is missing is filled up with repetitions of the last row.
+        compiled: whether torch.compile runs the network. It then sees few numbers of rows, powers
+            of two; what is missing is filled up with repetitions of the last row.
     """
 
     def __init__(self, exact: Callable[..., Any], network: Any, precision: str, compiled: bool):
@@ -43,6 +43,7 @@ class Prepared:
         # CUDA graphs write answers and slopes where they wrote those of the call before.
         self._overwrites = compiled and _on_gpu(network)
         self._run = _compiled(network) if compiled else network
+        self._sizes = _sizes_of(network)
 
     def takes(self, dtype: torch.dtype) -> torch.dtype:
         """The type that inputs of this type may as well be written in: what the network takes, but
@@ -56,8 +57,8 @@ class Prepared:
         rows = args[0].shape[0]
         # What is watched op by op cannot run compiled.
         static = self.compiled and rows > 0 and _get_current_dispatch_mode() is None
-        if static:
-            args = tuple(_filled(arg, rows, static_rows(rows)) for arg in args)
+        full = self._sizes.rows(args[0], rows) if static else rows
+        args = tuple(_filled(arg, rows, full) for arg in args)
         if self._dtype is not None:
             args = tuple(self._narrowed(arg) for arg in args)
         if static and self._overwrites:
@@ -67,8 +68,7 @@ class Prepared:
         answer = (self._run if static else self.network)(*args)
         if static and self._overwrites:
             answer = _mapped(torch.clone, answer)
-        if static and static_rows(rows) != rows:
-            full = static_rows(rows)
+        if full != rows:
             answer = _mapped(lambda t: t[:rows] if t.shape[:1] == (full,) else t, answer)
         return answer if self._dtype is None else _mapped(self._widened, answer)
 
@@ -138,9 +138,34 @@ def prepare(model: Any, *, precision: str = "fp32", compile: bool = False) -> An
     return Prepared(model, network, precision, compile)
 
 
-def static_rows(rows: int) -> int:
-    """The number of rows that a compiled network is asked in place of `rows`: a power of two."""
-    return 1 << max(0, rows - 1).bit_length()
+# Rows that are computed for one that is asked, at most, rather than to compile for another number.
+MOST_FILLED = 8
+
+
+class StaticSizes:
+    """The numbers of rows that a network has been compiled for."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[Any, set[int]] = {}
+
+    def rows(self, inputs: Tensor, rows: int) -> int:
+        """How many are to be asked in place of `rows` rows of such inputs: the least number that
+        there is, or a power of two."""
+        sizes = self._compiled.setdefault((inputs.shape[1:], inputs.dtype), set())
+        wanted = 1 << max(0, rows - 1).bit_length()
+        there = [size for size in sizes if wanted <= size <= MOST_FILLED * rows]
+        chosen = min(there, default=wanted)
+        sizes.add(chosen)
+        return chosen
+
+
+_static_sizes: weakref.WeakKeyDictionary[nn.Module, StaticSizes] = weakref.WeakKeyDictionary()
+
+
+def _sizes_of(network: Any) -> StaticSizes:
+    if not isinstance(network, nn.Module):
+        return StaticSizes()
+    return _static_sizes.setdefault(network, StaticSizes())
 
 
 # Copies in low precision: of each model, by type, with what tells whether weights have changed.
