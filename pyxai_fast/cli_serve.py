@@ -103,10 +103,12 @@ def _serve(args: argparse.Namespace, request: MethodRequest) -> int:
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     bound.listen()  # whoever reads the line may connect
     print(f"serving {app.service.name} on {address}", flush=True)
-    if Server(app, args.drain_s).serve_on(bound):
-        return 0
-    print("pyxai-fast: error: stopped before all was answered", file=sys.stderr, flush=True)
-    os._exit(1)  # the model's thread cannot be interrupted, nor torn down safely
+    answered = Server(app, args.drain_s).serve_on(bound)
+    if not answered:
+        print("pyxai-fast: error: stopped before all was answered", file=sys.stderr, flush=True)
+    if not app.service.close(drain=False, timeout=0.0):
+        os._exit(0 if answered else 1)  # a model at work can be neither interrupted nor torn down
+    return 0 if answered else 1
 
 
 def _serve_on_ray(args: argparse.Namespace, request: MethodRequest) -> int:

@@ -800,14 +800,19 @@ def command(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.communicate()
 
 
-def test_a_stopped_server_answers_what_it_has_taken(tmp_path: Path) -> None:
+@pytest.fixture
+def slow(tmp_path: Path) -> list[str]:
+    """Arguments for a server of a model that takes its time."""
     (tmp_path / "slow.py").write_text(SLOW_MODEL)
     size = tmp_path / "size.json"
     size.write_text(json.dumps({"size": [8, 8]}))
+    model = ["--model", f"python:{tmp_path}/slow.py:load", "--preprocessing", str(size)]
+    return [*model, "--name", "slow", "--method", "saliency"]
+
+
+def test_a_stopped_server_answers_what_it_has_taken(slow: list[str]) -> None:
     picture = {"instances": [np.full((3, 8, 8), 0.5).tolist()]}
-    arguments = ["--model", f"python:{tmp_path}/slow.py:load", "--preprocessing", str(size)]
-    arguments += ["--name", "slow", "--method", "saliency", "--max-batch", "2", "--drain-s", "30"]
-    with command(*arguments) as (process, url):
+    with command(*slow, "--max-batch", "2", "--drain-s", "30") as (process, url):
 
         async def load() -> tuple[list[int], Any, Any]:
             limits = httpx.Limits(max_connections=100)
@@ -837,13 +842,27 @@ def test_a_stopped_server_answers_what_it_has_taken(tmp_path: Path) -> None:
         assert process.wait(SOON) == 0
 
 
-def test_the_second_signal_does_not_wait(tmp_path: Path) -> None:
-    with command("--model", "demo", "--quiet") as (process, url):
-        assert httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGINT)
-        assert process.wait(SOON) == 0
+def test_the_second_signal_does_not_wait(slow: list[str]) -> None:
+    with command(*slow, "--drain-s", "600", "--max-batch", "1") as (process, url):
+        many = {"instances": [np.full((3, 8, 8), 0.5).tolist()] * 128}
+        codes = []
+
+        def client() -> None:
+            with contextlib.suppress(httpx.HTTPError):
+                path = f"{url}/v1/models/slow:explain"
+                codes.append(httpx.post(path, json=many, trust_env=False).status_code)
+
+        thread = threading.Thread(target=client)
+        thread.start()
+        metrics = f"{url}/metrics"
+        queue = "pyxai_fast_queue_pictures 1"
+        wait_for(lambda: queue in httpx.get(metrics, trust_env=False).text)
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: httpx.get(f"{url}/readyz", trust_env=False).status_code == 503)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SOON) == 1
+        thread.join(SOON)
+        assert codes in ([], [500])
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ class ServingApp:
         try:
             yield
         finally:
-            await asyncio.to_thread(self.service.close, timeout=5.0)
+            # What still waits has nobody who waits for it.
+            await asyncio.to_thread(self.service.close, drain=False, timeout=2.0)
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     # ---------------------------------------------------------------- work

@@ -53,7 +53,7 @@ class Server(uvicorn.Server):
     def serve_on(self, bound: socket.socket) -> bool:
         """Serves on the socket; whether all that was taken was answered in the end."""
         self.run(sockets=[bound])
-        return self._app.traffic.in_progress == 0
+        return self._app.traffic.unanswered == 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains; the next does not wait."""

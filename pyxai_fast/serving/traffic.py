@@ -27,6 +27,7 @@ class Traffic:
         reading: those of them that are being read and decoded.
         buffered: bytes of their bodies.
         draining: no more of them are taken.
+        unanswered: those that ended without an answer.
     """
 
     def __init__(self) -> None:
@@ -34,6 +35,7 @@ class Traffic:
         self.reading = 0
         self.buffered = 0
         self.draining = False
+        self.unanswered = 0
 
 
 class WatchedApp:
@@ -51,12 +53,12 @@ class WatchedApp:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        status, sent = 500, 0
+        status, sent, complete = 500, 0, False
         about: dict[str, Any] = {}
         scope["pyxai_fast"] = about
 
         async def watched(message: Message) -> None:
-            nonlocal status, sent
+            nonlocal status, sent, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = message.setdefault("headers", [])
@@ -66,6 +68,7 @@ class WatchedApp:
                     headers.append(closes)
             else:
                 sent += len(message.get("body", b""))
+                complete = not message.get("more_body", False)
             await send(message)
 
         work = scope["method"] == "POST"
@@ -74,6 +77,7 @@ class WatchedApp:
             await self.app(scope, receive, watched)
         finally:
             self.traffic.in_progress -= work
+            self.traffic.unanswered += work and not complete
             seconds = time.perf_counter() - started
             route = about.pop("route", "other")
             self.metrics.request(route, status, seconds)
