@@ -153,14 +153,18 @@ def warn_of_zeros(rows: Tensor, names: Sequence[str] | None) -> None:
 
 def is_frame(value: Any) -> bool:
     """Whether a value is a pandas DataFrame."""
-    pandas = sys.modules.get("pandas")
-    return pandas is not None and isinstance(value, pandas.DataFrame)
+    return _is_a("DataFrame", value)
 
 
 def is_series(value: Any) -> bool:
     """Whether a value is a pandas Series."""
-    pandas = sys.modules.get("pandas")
-    return pandas is not None and isinstance(value, pandas.Series)
+    return _is_a("Series", value)
+
+
+def _is_a(name: str, value: Any) -> bool:
+    # A module that another thread is importing has nothing yet.
+    kind = getattr(sys.modules.get("pandas"), name, None)
+    return kind is not None and isinstance(value, kind)
 
 
 def rows_of_frame(frame: Any, name: str) -> Tensor:
