@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from pyxai_fast.cli_machines import add_options as add_machines
 from pyxai_fast.cli_options import add_method, add_model, method_fields, positive_int
 
 
@@ -45,6 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--resume", action="store_true", help="go on with the job in the folder")
     add("--overwrite", action="store_true", help="begin anew, whatever job is in the folder")
     add("--no-progress", action="store_true", help="no progress bar, and no lines in its place")
+    add_machines(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,41 +56,42 @@ def run(args: argparse.Namespace) -> int:
         ModelSpecError: the model cannot be loaded.
         JobStopped: the model failed; results so far are kept.
     """
+    from dataclasses import replace
     from functools import partial
 
     from pyxai_fast.cli_explainer import MethodRequest, check_request, picture_explainer
-    from pyxai_fast.cli_images import choose_device
-    from pyxai_fast.jobs import explain_dataset
+    from pyxai_fast.cli_machines import machines
+    from pyxai_fast.jobs.on_ranks import Ranks
     from pyxai_fast.jobs.packages import check_packages
 
     check_packages()
     _check_kinds(args.sources)
-    device = choose_device(args.device)
-    request = MethodRequest(**(method_fields(args) | {"device": device.type}))
+    request = MethodRequest(**(method_fields(args) | {"device": args.device}))
     check_request(request)
-    workers = args.workers
-    if workers is None:
-        workers = min(os.cpu_count() or 1, 4 if device.type == "cuda" else 1)
     try:
-        summary = explain_dataset(
-            partial(picture_explainer, request, device),
-            args.sources,
-            args.out,
-            batch_size=args.batch_size,
-            shard_size=args.shard_size,
-            workers=workers,
-            store=args.store,
-            limit=args.limit,
-            resume=args.resume,
-            overwrite=args.overwrite,
-            progress=not args.no_progress,
-            settings=_settings(request),
-        )
+        with machines(args) as (device, explain):
+            request = replace(request, device=device.type)
+            summary = explain(
+                partial(picture_explainer, request, device),
+                args.sources,
+                args.out,
+                batch_size=args.batch_size,
+                shard_size=args.shard_size,
+                store=args.store,
+                limit=args.limit,
+                resume=args.resume,
+                overwrite=args.overwrite,
+                progress=not args.no_progress,
+                settings=_settings(request),
+            )
     except KeyboardInterrupt:
         print("pyxai-fast: what is done is kept; --resume goes on from there", file=sys.stderr)
         raise
+    if summary is None:  # another process has it, and says what there is to say
+        return 0
     print_summary(summary)
-    return 0 if summary.ok == summary.items else 1
+    # torchrun would take 1 for a failure, and start all processes again.
+    return 0 if summary.ok == summary.items or Ranks.here() is not None else 1
 
 
 def print_summary(summary: Any) -> None:

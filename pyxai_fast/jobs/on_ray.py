@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -85,6 +87,8 @@ def connected(address: str | None = None) -> Iterator[dict[str, float]]:
             "jobs: address must be HOST:PORT of a cluster that this machine is in, got "
             f"{address}; from elsewhere, submit the command: ray job submit -- pyxai-fast run ..."
         )
+    if address is not None and ":" in address:
+        _check_answers(address)
     # The core library writes to stderr what it thinks of every actor.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -234,7 +238,8 @@ def _explain(
     workers = min(workers, len(missing))
     size = max(1, min(_MOST_SHARDS, len(missing) // (_PORTIONS * workers)))
     left, again = set(missing), set()
-    with data.DataContext.current(context):
+    with data.DataContext.current(context), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
         portions = data.from_items(list(missing), override_num_blocks=-(-len(missing) // size))
         rows = portions.map_batches(
             _Explainer,
@@ -244,6 +249,7 @@ def _explain(
             compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
             num_cpus=share.cpus,
             num_gpus=share.gpus,
+            # Ray Data says that these will have to be said in another way, and not yet in which.
             max_restarts=-1,
             max_task_retries=DEATHS,
         )
@@ -324,6 +330,17 @@ class _Explainer:
         if self._worker is not None:
             self._worker.close()
             self._worker = None
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ArgumentError(
+            f"jobs: address must be that of a Ray cluster, got {address} ({error})"
+        ) from error
 
 
 def _tell_of_room(share: Share, teller: Teller) -> None:
