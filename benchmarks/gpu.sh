@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # On a machine with a GPU: builds for it, runs the tests and the sanitisers on it, times the ops, and
-# writes benchmarks/results/gpu-NAME.json and benchmarks/README.md. One command, under nine minutes,
+# writes benchmarks/results/gpu-NAME.json and benchmarks/README.md. One command, under ten minutes,
 # no network, nothing installed:
 #
 #   [PYTHON=python3.12] benchmarks/gpu.sh [--out FILE] [--stages build,tests,...]

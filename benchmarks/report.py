@@ -16,6 +16,7 @@ from report_guided_ig import guided_ig_section
 from report_likelihood_ratio import likelihood_ratio_section
 from report_path_methods import path_methods_section
 from report_stick_breaking import stick_breaking_section
+from report_throughput import throughput_section
 from tables import chunk, mb, median, ms, ratio, size, table, table_of_used, times
 from targets import (
     LARGE_BYTES,
@@ -52,8 +53,10 @@ idle machine, and on a machine with a GPU:
 - `bench_ops.py` times the ops, a file for each family: against the best plain PyTorch for the same
   job (several candidates, of which the fastest counts), torch.compile, and what peers do.
   `bench_integrated_gradients.py` times Integrated Gradients end to end against captum, and measures
-  peak memory; `bench_likelihood_ratio.py` does the same for gradients estimated from answers,
-  against a careful PyTorch version, `bench_counterfactual.py` for counterfactuals,
+  peak memory; `bench_throughput.py` times it at equal completeness error and in low precision,
+  against captum, PAIR's saliency, zennit and shap; `bench_likelihood_ratio.py` does the first for
+  gradients estimated from answers, against a careful PyTorch version, `bench_counterfactual.py`
+  for counterfactuals,
   `bench_guided_ig.py` for Guided IG, against PAIR's saliency too,
   `bench_geometrically_guided.py` for climbs, against a plain loop too,
   `bench_stick_breaking.py` for random paths, `bench_path_methods.py` for Blur IG, expected
@@ -98,6 +101,8 @@ def machine_section(result: dict[str, Any]) -> Iterator[str]:
         )
     if "integrated_gradients" in result:
         yield from ig_section(result["integrated_gradients"])
+    if "throughput" in result:
+        yield from throughput_section(result["throughput"])
     if "geometrically_guided" in result:
         yield from geometrically_guided_section(result["geometrically_guided"])
     if "likelihood_ratio" in result:
@@ -410,6 +415,9 @@ def gpu_section(result: dict[str, Any]) -> Iterator[str]:
             for stage in result["stages"]
         ),
     )
+    for stage in result["stages"]:
+        if "throughput" in stage:
+            yield from throughput_section(stage["throughput"], "####")
     rows = [row for row in result["rows"] if "native" in row["seconds"]]
     if not rows:
         return

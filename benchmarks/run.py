@@ -1,6 +1,6 @@
 """Runs every benchmark on this machine, stores the figures and writes benchmarks/README.md.
 
-    python benchmarks/run.py [--ops [family ...]] [--integrated-gradients]
+    python benchmarks/run.py [--ops [family ...]] [--integrated-gradients] [--throughput]
                              [--geometrically-guided] [--likelihood-ratio] [--counterfactual]
                              [--guided-ig] [--stick-breaking] [--path-methods] [--dax] [--quick]
 
@@ -32,6 +32,7 @@ def main() -> None:
         "--ops", nargs="*", choices=FAMILIES, metavar="family", help="only the ops, or some of them"
     )
     parser.add_argument("--integrated-gradients", action="store_true", help="only end to end")
+    parser.add_argument("--throughput", action="store_true", help="only at equal completeness")
     parser.add_argument("--geometrically-guided", action="store_true", help="only guided climbs")
     parser.add_argument("--likelihood-ratio", action="store_true", help="only estimated gradients")
     parser.add_argument("--counterfactual", action="store_true", help="only counterfactuals")
@@ -43,6 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     parts = (
         "integrated_gradients",
+        "throughput",
         "geometrically_guided",
         "likelihood_ratio",
         "counterfactual",

@@ -268,6 +268,127 @@ def test_the_script_says_what_it_needs() -> None:
     assert "is a CPU build" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+# --- equal completeness error --------------------------------------------------------------------
+
+
+def small_task(model: torch.nn.Module, rows: int = 3) -> Any:
+    contenders = pytest.importorskip("throughput_contenders", reason="the benchmarks are not here")
+    inputs = torch.rand(rows, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    return contenders.Task(model.eval(), inputs, torch.arange(rows))
+
+
+def test_every_peer_integrates_a_linear_model_exactly() -> None:
+    """Whatever the nodes are; and is asked for the right classes."""
+    contenders = pytest.importorskip("throughput_contenders", reason="the benchmarks are not here")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5)
+    )
+    task = small_task(model)
+    everyone = contenders.contenders(3, True, ("fp32", "bf16"), False, 16)
+    assert len({one.name for one in everyone}) == len(everyone)
+    points = task.inputs.clone().requires_grad_()
+    scores = model(points).gather(1, task.target[:, None]).sum()
+    expected = torch.autograd.grad(scores, points)[0] * task.inputs
+    for one in everyone:
+        fine = contenders.Task(task.model, task.inputs, task.target, "gausslegendre", 12)
+        if one.variant == contenders.TOLERANCE:
+            fine = contenders.Task(task.model, task.inputs, task.target, "", 17, 0.5)
+        found = contenders.made(one, fine)().to(expected.dtype)
+        apart = float((found - expected).norm() / expected.norm())
+        assert apart < (1e-5 if one.precision == "fp32" else 2e-2), one.name
+
+
+def test_slopes_along_the_line_tell_what_attributions_add_up_to() -> None:
+    bench = pytest.importorskip("bench_throughput", reason="the benchmarks are not here")
+    contenders = pytest.importorskip("throughput_contenders", reason="the benchmarks are not here")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.Tanh(), torch.nn.Flatten(),
+        torch.nn.Linear(72, 5),
+    )  # fmt: skip
+    task = small_task(model)
+    asked = []
+
+    def gradient(rows: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        asked.append(len(rows))
+        return contenders.slopes(contenders.Contender(contenders.CAPTUM), task)(rows, target)
+
+    line = bench.Line(gradient, task, 7)
+    everyone = contenders.contenders(3, True, ("fp32",), False, 4)
+    for one in everyone:
+        if one.peer not in contenders.RULES or one.variant:
+            continue
+        for name, rule in contenders.RULES[one.peer].items():
+            found = contenders.made(one, bench.of_steps(task, name, 6))()
+            total = line.total(*rule(6))
+            torch.testing.assert_close(found.double().flatten(1).sum(1), total, msg=one.name + name)
+    assert max(asked) <= 7 and sum(asked) == 3 * len(line.known)
+    question = bench.Question.of(model, task.inputs)
+    line.task = task = contenders.Task(model, task.inputs, question.target)
+    line.known.clear()
+    rule, n_steps = bench.steps_needed(line, contenders.CAPTUM, question, 1e-3, (1, 2, 4, 8))
+    found = contenders.made(everyone[2], bench.of_steps(task, rule, n_steps))()
+    assert bench.of_most(question.gaps(found)) <= 1e-3
+    assert bench.steps_needed(line, contenders.CAPTUM, question, 1e-9, (1, 2)) is None
+
+
+def test_what_most_gaps_do_not_exceed() -> None:
+    cases = pytest.importorskip("throughput_cases", reason="the benchmarks are not here")
+    assert cases.of_most(torch.arange(1.0, 11.0)) == 10.0  # of ten nine intervals: the tenth
+    assert cases.of_most(torch.tensor([3.0, 1.0])) == 3.0
+    gaps = torch.zeros(101)
+    gaps[:10] = 1.0
+    assert cases.of_most(gaps) == 0.0
+
+
+def test_benchmarks_of_equal_completeness_run_and_are_a_section() -> None:
+    bench = pytest.importorskip("bench_throughput", reason="the benchmarks are not here")
+    cases = pytest.importorskip("throughput_cases", reason="the benchmarks are not here")
+    section = pytest.importorskip("report_throughput", reason="the benchmarks are not here")
+    net = cases.Case("net", cases.strided, (2, 3, 16, 16), 12, 2, False, True)
+    late = cases.Case("late", cases.table, (2, 20), 12, 2, False)
+    figures = bench.measured([net], torch.device("cpu"), float("inf"), False)
+    figures["left_out"] = bench.measured([late], torch.device("cpu"), -1.0, False)["left_out"]
+    figures = json.loads(json.dumps(figures))
+    for part in figures["cases"][0]["tolerances"]:
+        for row in part["rows"]:
+            exact = row["group"].startswith("shap") or not row["seconds"]
+            assert exact or row["gap"] <= 1.05 * part["tolerance"], row
+    text = "\n".join(section.throughput_section(figures))
+    assert "Left out, as there was no time: late." in text
+
+    def figure(group: str, rate: float, **more: Any) -> dict[str, Any]:
+        return {
+            "group": group, "form": "8 rows", "rule": "gausslegendre", "n_steps": 12, "gap": 0.04,
+            "distance": 0.0, "first_call": 0.5, "seconds": {"median": 2 / rate},
+            "items_per_second": rate, **more,
+        }  # fmt: skip
+
+    nested = {"rule": "", "gradients": 10.5, "share_outside_model": 0.25}
+    rows = [
+        figure("ours, fp32", 12.0), figure("ours, fp32, tolerance", 15.0, **nested),
+        figure("ours, bf16", 19.0), figure("captum, fp32", 10.0),
+        {"group": "zennit, fp32", "gap": None, "seconds": None},
+    ]  # fmt: skip
+    figures["settings"]["bf16_instructions"] = ["avx512_bf16"]
+    figures["cases"][0]["tolerances"][0]["rows"] = rows
+    figures["methods"] = [
+        {
+            "case": "net", "shape": [2, 3, 16, 16], "method": "saliency",
+            "rival": "captum, contiguous",
+            "seconds": {"ours, fp32": {"median": 0.1}, "captum, contiguous": {"median": 0.2}},
+        }
+    ]  # fmt: skip
+    figures["cases"][0]["peak_bytes"] = {"ours, fp32": 5_000_000}
+    text = "\n".join(section.throughput_section(figures))
+    assert "| net | 2x3x16x16 | 10.00 | not in 12 steps | 15.00 | 19.00 |" in text
+    assert "| net | 1.50x (met) | 1.90x (missed) |" in text
+    assert "| of the ImageNet-size ones | 1.50x (met) | 1.90x (missed) |" in text
+    assert "10.5, nested" in text and "| net | 2x3x16x16 | 5 MB |" in text
+    assert "| net | 2x3x16x16 | saliency | 20.0 (2.00x) | 10.0 | contiguous |" in text
+
+
 # --- estimated gradients -------------------------------------------------------------------------
 
 
