@@ -310,9 +310,9 @@ class _Explainer:
     def _explained(self, shards: list[int]) -> Iterator[ShardReport]:
         if not shards:
             return
-        left = list(shards)
+        worker, left = self._made(), list(shards)
         try:
-            for report in self._made().explain(shards):
+            for report in worker.explain(shards):
                 left.remove(report.shard)
                 yield report
         except JobStopped:
