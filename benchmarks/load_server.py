@@ -4,7 +4,7 @@
 
 Starts two servers of the demo model on this machine, one with micro-batches and one that takes
 pictures one by one, and sends both the same pictures, in turns. Each answer is compared with what
-the library computes. Writes benchmarks/results/server-CPU.json.
+the library computes. Writes benchmarks/results/server/CPU.json.
 """
 
 from __future__ import annotations
@@ -330,8 +330,10 @@ def main() -> None:
         print("memory of the server with micro-batches")
         result["memory"] = memory(many, pictures, options.requests)
     print("every request was answered, and rightly")
-    path = RESULTS / f"server-{short_name(str(info['cpu']))}.json"
+    # In a folder of its own: the report has a section for each file beside it.
+    path = RESULTS / "server" / f"{short_name(str(info['cpu']))}.json"
     if options.json is not None or not options.quick:
+        path.parent.mkdir(exist_ok=True)
         with open(options.json or path, "w", encoding="utf-8") as file:
             file.write(json.dumps(result, indent=1) + "\n")
         print(f"wrote {options.json or path.relative_to(ROOT)}")

@@ -83,6 +83,10 @@ def run(args: argparse.Namespace) -> int:
     if args.ray:
         needed["ray"] = "ray"
     check_packages("serve", "", needed)
+    if not args.ray and (args.replicas > 1 or args.gpus > 0):
+        raise UsageError("--replicas and --gpus: must be given with --ray")
+    if args.ray and args.port == 0:
+        raise UsageError("--port: must be a port of its own with --ray, got 0")
     request = MethodRequest(**method_fields(args))
     check_request(request)
     _log(quiet=args.quiet)
@@ -123,6 +127,7 @@ def _serve_on_ray(args: argparse.Namespace, request: MethodRequest) -> int:
         replicas=args.replicas,
         gpus=args.gpus,
         max_ongoing=args.max_queue + args.max_batch,
+        drain_seconds=args.drain_s,
     )
     return 0
 

@@ -875,6 +875,7 @@ def test_the_second_signal_does_not_wait(slow: list[str]) -> None:
         (["--method", "salience"], "--method: must be one of"),
         (["--methods", "salience"], "methods: must be among"),
         (["--methods", "freemcg"], "must be methods that need nothing besides a model"),
+        (["--replicas", "2"], "--replicas and --gpus: must be given with --ray"),
         (["--host", "999.1.1.1"], "--port: 999.1.1.1:8080 cannot be had"),
     ],
 )

@@ -28,7 +28,12 @@ class Replica:
 
 
 def application(
-    build: Callable[[], ServingApp], *, replicas: int = 1, gpus: float = 0.0, max_ongoing: int = 256
+    build: Callable[[], ServingApp],
+    *,
+    replicas: int = 1,
+    gpus: float = 0.0,
+    max_ongoing: int = 256,
+    drain_seconds: float = 30.0,
 ) -> serve.Application:
     """What `serve.run` takes.
 
@@ -37,11 +42,13 @@ def application(
         replicas: how many.
         gpus: for each; parts of one are shared.
         max_ongoing: requests at a replica; it must be more than a batch, or none is ever full.
+        drain_seconds: that a replica has to finish in, when it is stopped.
     """
     deployment = serve.deployment(
         name="pyxai_fast",
         num_replicas=replicas,
         max_ongoing_requests=max_ongoing,
+        graceful_shutdown_timeout_s=drain_seconds,
         ray_actor_options={"num_gpus": gpus},
     )(serve.ingress()(Replica))
     return deployment.bind(build)

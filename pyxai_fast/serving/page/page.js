@@ -161,6 +161,7 @@ function choose(target) {
 
 function problem(error) {
   $("error").hidden = !error;
+  $("explanation").classList.toggle("stale", Boolean(error)); // it belongs to what was asked before
   $("error").textContent = !error ? ""
     : error instanceof TypeError ? "The server cannot be reached." : error.message;
 }
@@ -331,6 +332,7 @@ function chooseNamed() {
   else choose(wanted); // the server knows synonyms, and says what is wrong with it
 }
 
+$("file").addEventListener("click", () => { $("file").value = ""; }); // the same one may come again
 $("file").addEventListener("change", () => take($("file").files[0]));
 $("method").addEventListener("change", explain);
 $("search").addEventListener("change", chooseNamed);
