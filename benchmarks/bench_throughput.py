@@ -16,7 +16,7 @@ import gc
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +51,19 @@ TOLERANCES = (0.05, 0.01)
 CPU = torch.device("cpu")
 LADDER = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 # Steps that are taken to find the best form of a peer, and how many of the best go on.
-TRIED_STEPS, FINALISTS = 8, 2
-# Contenders that take this many times the fastest peer's time are timed once.
-FAR = 2.5
+TRIED_STEPS, FINALISTS, CLOSE = 8, 2, 1.1
+# Peers but captum that take this many times the fastest peer's time are timed once.
+FAR = 1.5
 # Of methods without steps to choose.
 N_SAMPLES, SIGMA = 16, 0.15
-METHOD_CASES = ("strided conv net", "ResNet-50")
+METHOD_CASES = ("strided conv net", "pooling conv net")
 # Rows of the chunks in which slopes are taken to find how many steps are needed.
 LINE_ROWS, SMALL_LINE_ROWS = 16, 1024
 # Instructions that multiply bfloat16 numbers.
 BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}
+# Where compiling is the longest part, for one precision.
+COMPILED_ON = {"cpu": ("fp32", "bf16"), "cuda": ("bf16",)}
 
 
 def main() -> None:
@@ -81,9 +83,11 @@ def main() -> None:
         return
     cases = cases_on(options.device, options.quick)
     chosen = [case for case in cases.values() if not options.cases or case.name in options.cases]
-    results = measured(chosen, torch.device(options.device), options.budget, not options.quick)
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    for results in measured(
+        chosen, torch.device(options.device), options.budget, not options.quick
+    ):
+        if options.json:  # after every model, so that what ends the run leaves what was measured
+            options.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def cases_on(device: str, quick: bool) -> dict[str, Case]:
@@ -94,8 +98,8 @@ def cases_on(device: str, quick: bool) -> dict[str, Case]:
 
 def measured(
     cases: Iterable[Case], device: torch.device, budget: float, memory: bool
-) -> dict[str, Any]:
-    """The figures of all cases that there is time for."""
+) -> Iterator[dict[str, Any]]:
+    """The figures of all cases that there is time for, after each of them."""
     started = time.perf_counter()
     results: dict[str, Any] = {
         "machine_info": machine(),
@@ -113,6 +117,7 @@ def measured(
     for case in cases:
         if time.perf_counter() - started > budget:
             results["left_out"].append(case.name)
+            yield results
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tolerances that are not reached, which is told
@@ -122,7 +127,7 @@ def measured(
         results["cases"].append(result)
         if case.name in METHOD_CASES:
             results["methods"] += run_methods(case, device)
-    return results
+        yield results
 
 
 def bf16_instructions() -> list[str]:
@@ -191,7 +196,7 @@ def run_case(case: Case, device: torch.device) -> dict[str, Any]:
         inputs.shape[0],
         inputs.dim() == 4,
         PRECISIONS[device.type],
-        case.compiled,
+        COMPILED_ON[device.type] if case.compiled else (),
         most_rows(case, device),
     )
     forms = best_forms(everyone, task, device)
@@ -248,7 +253,7 @@ def best_forms(everyone: list[Contender], task: Task, device: torch.device) -> l
     found = []
     for group in dict.fromkeys(one.group for one in everyone):
         same = sorted((one for one in everyone if one.group == group), key=seconds.__getitem__)
-        close = [one for one in same if seconds[one] <= 1.25 * seconds[same[0]]]
+        close = [one for one in same if seconds[one] <= CLOSE * seconds[same[0]]]
         found += close[:FINALISTS]
         if same[0].peer != OURS:
             rate = len(task.inputs) * TRIED_STEPS / seconds[same[0]]
@@ -386,7 +391,7 @@ def take_turns(
     near = FAR * min((first[one] for one in calls if one.peer != OURS), default=0.0)
     named = {one.name: call for one, call in calls.items()}
     named |= {ALONE + one.name: call for one, call in alone.items()}
-    far = {one.name for one in calls if one.peer != OURS and first[one] > near}
+    far = {one.name for one in calls if one.peer not in (OURS, CAPTUM) and first[one] > near}
     names, times = list(named), {name: [] for name in named}  # type: ignore[var-annotated]
     gc.collect()
     gc.disable()
@@ -443,7 +448,7 @@ def peak(case: Case, name: str, n_steps: int, device: torch.device = CPU) -> int
     model, inputs = case.model().to(device), case.inputs().to(device)
     target = torch.zeros(len(inputs), dtype=torch.long, device=device)
     everyone = contenders(
-        len(inputs), inputs.dim() == 4, PRECISIONS[device.type], False, most_rows(case, device)
+        len(inputs), inputs.dim() == 4, PRECISIONS[device.type], (), most_rows(case, device)
     )
     one = next(one for one in everyone if one.name == name)
     task = Task(model, inputs, target)

@@ -78,7 +78,7 @@ def rendered(files: list[Path]) -> str:
     """The text for these files of figures: a section for each processor, and one for GPUs."""
     parts = [INTRODUCTION]
     for path in files:
-        if not path.name.startswith("gpu-"):
+        if path.name.startswith("cpu-"):
             parts += machine_section(json.loads(path.read_text()))
     parts.append("## GPU\n")
     gpus = [path for path in files if path.name.startswith("gpu-")]

@@ -21,7 +21,8 @@ Row = dict[str, Any]
 def throughput_section(result: dict[str, Any], title: str = "###") -> Iterator[str]:
     settings = result["settings"]
     on_gpu = settings["device"] == "cuda"
-    where = "the GPU" if on_gpu else f"{settings['threads']} threads"
+    threads = settings["threads"]
+    where = "the GPU" if on_gpu else f"{threads} thread" + "s" * (threads > 1)
     yield f"{title} Integrated Gradients at equal completeness error\n"
     yield (
         f"Inputs a second, {where}; each contender takes the fewest steps with which, for at least "

@@ -72,16 +72,22 @@ class Contender:
 
 
 def contenders(
-    batch: int, pictures: bool, precisions: Iterable[str], compiled: bool, most_rows: int
+    batch: int, pictures: bool, precisions: Iterable[str], compiled: Iterable[str], most_rows: int
 ) -> list[Contender]:
-    """All forms. Peers are given several numbers of rows and, for pictures, both layouts."""
+    """All forms. Peers are given several numbers of rows and, for pictures, both layouts.
+
+    Args:
+        batch, pictures: inputs, and whether they are pictures.
+        precisions, compiled: those of ours; captum's low ones are autocast's.
+        most_rows: that a peer is given at once, unless the batch has more.
+    """
     layouts = list(FORMATS) if pictures else ["contiguous"]
     rows = [batch * steps for steps in (1, 2, 4, 8) if steps == 1 or batch * steps <= most_rows]
     low = [precision for precision in precisions if precision != "fp32"]
     found = [
         Contender(OURS, precision, variant)
         for precision in precisions
-        for variant in ("", TOLERANCE, *([COMPILED] if compiled else []))
+        for variant in ("", TOLERANCE, *([COMPILED] if precision in compiled else []))
     ]
     found += [
         Contender(CAPTUM, precision, "", layout, count)
