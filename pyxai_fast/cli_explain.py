@@ -39,9 +39,6 @@ from pyxai_fast.models.query_error import QueryError
 from pyxai_fast.models.score import ForwardFunc
 from pyxai_fast.models.spec import LoadedModel
 
-# The blur baseline: 10 pixels at 224, as in the literature on perturbations.
-_BLUR_PER_PIXEL = 10.0 / 224.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class Request(MethodRequest):

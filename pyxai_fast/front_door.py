@@ -19,12 +19,13 @@ from .methods.arguments import input_tensors
 from .methods.attribution import AttributionMethod
 from .methods.loop import LoopOptions
 from .methods.unfinished import Unfinished
+from .models.input_numbers import numbers_of
 from .models.preprocessing import Preprocessing
 from .models.query_error import QueryError
 from .models.target import Targets, check_target, normalise_target
 from .runtime.cost import Cost
 from .runtime.inference import outside_inference_mode
-from .runtime.prepared import prepare
+from .runtime.prepared import Prepared, prepare
 from .tables import as_table_call, warn_of_zeros
 
 
@@ -111,6 +112,8 @@ def explain(
     )
     class_names = own_classes if class_names is None else class_names
     model = prepare(model, precision=precision, compile=compile)
+    if isinstance(model, Prepared):
+        precision, compile = model.precision, model.compiled
     name = method
     if method in COMBINATIONS:
         combination = COMBINATIONS[method]
@@ -145,7 +148,8 @@ def explain(
         **slope,
         **at_construction,
     )
-    explainer.numbers = numbers
+    if numbers is not None:
+        explainer.numbers = numbers_of("explain", numbers, len(_first(inputs))).tolist()
     if standard_error is None:
         standard_error = explainer.is_estimate() and explainer.has_standard_error()
     takes_baselines = "baselines" in inspect.signature(kind.attribute).parameters
@@ -216,6 +220,8 @@ def explain(
     errors = None
     if standard_error:
         attributions, errors = attributions
+    if precision == "fp16":
+        _warn_of_overflow(attributions)
     delta = None
     if explainer.has_convergence_delta() and explainer.multiplies_by_inputs:
         try:
@@ -364,6 +370,20 @@ def _chosen(target: Any, outputs: Tensor) -> Tensor:
     else:
         chosen = torch.tensor(checked).expand(outputs.shape[0], -1).squeeze(1)
     return chosen.to(outputs.device)
+
+
+def _first(inputs: Any) -> Any:
+    return inputs[0] if isinstance(inputs, tuple) else inputs
+
+
+def _warn_of_overflow(attributions: Any) -> None:
+    maps = attributions if isinstance(attributions, tuple) else (attributions,)
+    if not all(bool(one.isfinite().all()) for one in maps):
+        warnings.warn(
+            "attributions are not finite: what exceeds 65504 is infinite in float16; "
+            'precision="bf16" has the range of float32',
+            stacklevel=3,
+        )
 
 
 def _jsonable(value: Any) -> Any:

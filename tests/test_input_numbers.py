@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -78,10 +79,18 @@ def test_they_count_from_zero_by_default(net: nn.Module, method: str) -> None:
     assert torch.equal(maps(net, x, method), maps(net, x, method, numbers=[0, 1, 2]))
 
 
-@pytest.mark.parametrize("numbers", [[1, 2], [1, 2, -3], [1, 2, 0.5]])
-def test_wrong_numbers_are_named(net: nn.Module, numbers: list[Any]) -> None:
-    with pytest.raises(ValueError, match=r"numbers must be (one for each|integers >= 0)"):
-        maps(net, torch.randn(3, 6).double(), "smooth_grad", numbers=numbers)
+@pytest.mark.parametrize("numbers", [[1, 2], [1, 2, -3], [1, 2, 0.5], [1, 2, 2**32], [1, 2, True]])
+@pytest.mark.parametrize("method", ["smooth_grad", "rise", "integrated_gradients"])
+def test_wrong_numbers_are_named(net: nn.Module, method: str, numbers: list[Any]) -> None:
+    with pytest.raises(ValueError, match=r"numbers must be (one for each|integers from 0)"):
+        maps(net, torch.randn(3, 6).double(), method, numbers=numbers)
+
+
+def test_numbers_may_be_arrays(net: nn.Module) -> None:
+    x = torch.randn(3, 6).double()
+    expected = maps(net, x, "smooth_grad", numbers=[4, 5, 6])
+    for numbers in (np.arange(4, 7), torch.arange(4, 7), range(4, 7)):
+        assert torch.equal(maps(net, x, "smooth_grad", numbers=numbers), expected)
 
 
 def test_classes_take_them_as_an_attribute(net: nn.Module) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from pyxai_fast import IntegratedGradients, Targets, explain
@@ -93,14 +94,114 @@ def test_other_types_are_left_alone(asked: list[Any], dtype: torch.dtype) -> Non
 
 
 def test_attributions_that_are_differentiated_reach_the_weights(asked: list[Any]) -> None:
-    model = net()
-    maps = IntegratedGradients(model).attribute(
-        torch.randn(2, 300), target=1, n_steps=3, create_graph=True
-    )
+    model, x = net(), torch.randn(2, 300)
+    maps = IntegratedGradients(model).attribute(x, target=1, n_steps=3, create_graph=True)
     maps.square().sum().backward()
     first = model[0]  # type: ignore[index]
     assert isinstance(first, nn.Linear) and first.weight.grad is not None
-    assert first.weight.grad.any()
+    found = first.weight.grad.clone()
+    model.double().zero_grad()
+    maps = IntegratedGradients(model).attribute(x.double(), target=1, n_steps=3, create_graph=True)
+    maps.square().sum().backward()
+    assert float((found - first.weight.grad).norm() / first.weight.grad.norm()) < 1e-5
+
+
+# --- what a model may do besides a plain forward pass: the maps are torch's own -------------------
+
+
+class Vmapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.vmap(self.net)(x)
+
+
+class EnergyModel(Vmapped):
+    """Its answer is itself a slope."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            energy = self.net(x).square().sum()
+            (force,) = torch.autograd.grad(energy, x, create_graph=True)
+        return force[:, :3]
+
+
+class HyperNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.maker = nn.Linear(10, 300 * 400)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.maker(x[:, :10].mean(0)).view(400, 300)
+        return nn.functional.linear(x, weight)[:, :3].tanh()
+
+
+class Checkpointed(Vmapped):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.utils.checkpoint.checkpoint(self.net, x, use_reentrant=False)
+
+
+class Forward(Vmapped):
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone()
+        return torch.func.jvp(self.net, (x,), (torch.ones_like(x),))[1]
+
+
+class Ensemble(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        nets = [net(), net()]
+        self.base = net()
+        params, _ = torch.func.stack_module_state(nets)
+        self.stacked = {name: value.detach() for name, value in params.items()}
+        self.large = nn.Linear(300, 400)  # a large layer that is there to be watched
+
+    def forward(self, x: Tensor) -> Tensor:
+        def one(params: dict[str, Tensor]) -> Tensor:
+            answer: Tensor = torch.func.functional_call(self.base, params, (x,))
+            return answer
+
+        return torch.vmap(one)(self.stacked).mean(0)
+
+
+class Mixed(Vmapped):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = self.net[0](x)  # type: ignore[index]
+            signs = torch.ones(400, 3, dtype=torch.bfloat16).tril()
+            return (hidden @ signs).float() / 400
+
+
+class Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(300, 4, 400, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(x[:, None].expand(-1, 3, -1)).mean(1)[:, :3]
+
+
+@pytest.mark.parametrize(
+    "model", [Vmapped, EnergyModel, HyperNet, Checkpointed, Forward, Ensemble, Mixed, Attends]
+)
+@pytest.mark.parametrize("method", ["integrated_gradients", "rise"])
+def test_what_models_do_besides_is_left_to_torch(
+    model: type[nn.Module], method: str, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explained, x = model().eval(), torch.randn(2, 300)
+    steps: dict[str, Any] = {"n_queries": 20} if method == "rise" else {"n_steps": 4}
+    found = explain(explained, x, method=method, target=1, **steps).attributions
+    monkeypatch.setattr(module, "onednn_is_faster", lambda: False)
+    expected = explain(explained, x, method=method, target=1, **steps).attributions
+    assert isinstance(found, Tensor) and isinstance(expected, Tensor)
+    assert expected.any()
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_models_without_large_layers_are_not_watched(asked: list[Any]) -> None:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import pyxai_fast
-from pyxai_fast import Cost, IntegratedGradients, Targets, explain, prepare
+from pyxai_fast import BlackBox, Cost, IntegratedGradients, Targets, explain, prepare
 from pyxai_fast.runtime.chunks import ChunkPlanner
-from pyxai_fast.runtime.prepared import Prepared, StaticSizes
+from pyxai_fast.runtime.prepared import Prepared, static_rows
 
 # Unit roundoffs: bfloat16 has 8 binary digits, float16 has 11.
 ROUNDOFF = {"bf16": 2.0**-8, "fp16": 2.0**-11}
@@ -102,19 +102,21 @@ def test_what_is_reported_is_the_original_s() -> None:
 
 
 def test_attributions_are_as_wide_as_the_inputs() -> None:
-    model, x = conv_net(), torch.rand(2, 3, 32, 32)
-    low = explain(model, x, precision="bf16", method="saliency").attributions
-    assert isinstance(low, Tensor) and low.dtype == torch.float32
-    double = explain(model.double(), x.double(), precision="bf16", target=0).attributions
-    assert isinstance(double, Tensor) and double.dtype == torch.float64
+    low = explain(conv_net(), torch.rand(2, 3, 32, 32), precision="bf16", method="saliency")
+    assert isinstance(low.attributions, Tensor) and low.attributions.dtype == torch.float32
 
 
-def test_batch_normalisation_keeps_its_digits() -> None:
-    fast = prepare(conv_net(), precision="bf16")
-    dtypes = {name: t.dtype for name, t in fast.network.state_dict().items()}
-    assert dtypes["0.weight"] == torch.bfloat16 and dtypes["1.weight"] == torch.float32
-    norm = conv_net()[1]  # type: ignore[index]
-    assert torch.equal(fast.network[1].running_mean, norm.running_mean)
+def test_only_weights_of_layers_are_stored_again() -> None:
+    model = conv_net()
+    narrow = prepare(model, precision="bf16").module
+    assert narrow is not None
+    for name, tensor in narrow.state_dict().items():
+        original = model.state_dict()[name]
+        if name in ("0.weight", "3.weight", "7.weight"):
+            assert tensor.dtype == torch.bfloat16
+            assert torch.equal(tensor, original.bfloat16())
+        else:
+            assert tensor.data_ptr() == original.data_ptr()  # shared, batch statistics too
 
 
 def test_small_slopes_survive_float16() -> None:
@@ -151,10 +153,10 @@ def test_changed_weights_are_seen() -> None:
 
 def test_the_copy_is_made_once_and_goes_with_the_model() -> None:
     model = conv_net()
-    network = prepare(model, precision="bf16").network
-    assert prepare(model, precision="bf16").network is network
-    gone = weakref.ref(network)
-    del model, network
+    narrow = prepare(model, precision="bf16").module
+    assert narrow is not None and prepare(model, precision="bf16").module is narrow
+    gone = weakref.ref(narrow)
+    del model, narrow
     gc.collect()
     assert gone() is None
 
@@ -174,7 +176,6 @@ def test_other_methods_take_it_too(method: str) -> None:
     assert similar > 0.95 and not torch.equal(exact, found)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     ("method", "options"),
     [
@@ -191,13 +192,13 @@ def test_other_methods_take_it_too(method: str) -> None:
     ],
 )
 def test_points_that_are_written_as_the_network_takes_them_are_the_same(
-    method: str, options: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    method: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are rounded once either way, in the kernel or on their way into the network."""
-    model, x = conv_net().to(dtype), torch.rand(2, 3, 32, 32, dtype=dtype)
+    model, x = conv_net(), torch.rand(2, 3, 32, 32)
     asked = {"target": 1, "memory_format": "contiguous", "precision": "bf16", **options}
     found = explain(model, x, method=method, **asked).attributions
-    monkeypatch.setattr(Prepared, "takes", lambda self, dtype: dtype)
+    monkeypatch.setattr(Prepared, "takes", lambda self, inputs: inputs.dtype)
     wide = explain(model, x, method=method, **asked).attributions
     assert isinstance(found, Tensor) and isinstance(wide, Tensor)
     assert torch.equal(found, wide)
@@ -228,7 +229,234 @@ def test_what_cannot_be_prepared_is_refused() -> None:
         prepare(lambda x: x.sum(1), precision="bf16")
     with pytest.raises(ValueError, match="must not be prepared already"):
         prepare(prepare(model, precision="bf16"), compile=True)
+    with pytest.raises(ValueError, match=r"must have float32 weights .* got torch.float64"):
+        prepare(conv_net().double(), precision="bf16")
+    with pytest.raises(ValueError, match="must be a torch module or a function to be compiled"):
+        prepare(BlackBox(model), compile=True)
+    with pytest.raises(ValueError, match=r"must be one that copy\.deepcopy can copy"):
+        prepare(Uncopyable(), precision="bf16")
+    with pytest.raises(ValueError, match="create_graph must be False with a model in low"):
+        IntegratedGradients(prepare(model, precision="bf16")).attribute(
+            torch.rand(1, 3, 32, 32), target=0, create_graph=True
+        )
     assert prepare(model) is model
+
+
+class Uncopyable(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.kept = torch.ones(1, requires_grad=True) * 2  # no leaf: torch copies only leaves
+
+
+# ---------------------------------------------------------------- models of all kinds
+
+
+class Plainest(nn.Module):
+    """conv -> view -> linear, as in every tutorial."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv2d(3, 4, 5), nn.Linear(4 * 28 * 28, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).relu().view(x.shape[0], -1))
+
+
+class Volume(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv3d(1, 4, 3), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x.unflatten(1, (1, 3))).relu().mean((2, 3, 4)))
+
+
+class Rotary(nn.Module):
+    """Turns features by a complex buffer, and has positions that bfloat16 cannot tell apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.register_buffer("turns", torch.polar(torch.ones(4), torch.rand(4) * 6))
+        self.register_buffer("positions", torch.arange(1000.0, 1008.0))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mean((1, 2))[:, :8]
+        turned = torch.view_as_real(torch.view_as_complex(x.unflatten(1, (4, 2))) * self.turns)
+        return self.head(turned.flatten(1) * self.positions.cos())
+
+
+class Weird:
+    """What torch cannot look into."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+class Upcast(nn.Module):
+    def __init__(self, wrap: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.wrap = nn.Linear(32, 5), wrap
+
+    def forward(self, x: Tensor) -> Any:
+        logits = self.body(x.mean((1, 2))).float()
+        return Weird(logits) if self.wrap else logits
+
+
+KINDS = {
+    "plainest": Plainest,
+    "volume": Volume,
+    "rotary": Rotary,
+    "float answers": lambda: Upcast(False),
+    "odd answers": lambda: Upcast(True),
+}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_of_all_kinds_keep_their_maps(kind: str, precision: str) -> None:
+    model, x = KINDS[kind]().eval(), torch.rand(2, 3, 32, 32)
+    exact = explain(model, x, target=1).attributions
+    found = explain(model, x, target=1, precision=precision).attributions
+    assert isinstance(exact, Tensor) and isinstance(found, Tensor)
+    assert 0 < relative(found, exact) <= 10 * ROUNDOFF[precision]
+
+
+def test_what_goes_along_is_not_rounded() -> None:
+    class Timed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor, time: Tensor) -> Tensor:
+            return self.head(x * (time[:, None] * torch.arange(1, 9)).cos())
+
+    model, x, time = Timed().eval(), torch.randn(3, 8), torch.tensor([999.0, 501.0, 777.0])
+    exact = explain(model, x, target=1, additional_forward_args=time).attributions
+    low = explain(model, x, target=1, additional_forward_args=time, precision="bf16").attributions
+    assert relative(low, exact) <= 4 * ROUNDOFF["bf16"]  # type: ignore[arg-type]
+
+
+def test_features_that_are_no_pictures_are_left_to_the_network() -> None:
+    """Ids up to 3,000 are no numbers of bfloat16."""
+    torch.manual_seed(0)
+    table = nn.Embedding(3001, 8)
+
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = table, nn.Linear(8, 3)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head(self.table(ids.long()).mean(1))
+
+    model, ids = Words().eval(), torch.tensor([[3000.0, 1999.0, 2501.0, 7.0]])
+    asked: dict[str, Any] = {"method": "kernel_shap", "target": 1, "n_queries": 16}
+    exact = explain(model, ids, **asked).attributions
+    found = explain(model, ids, precision="bf16", **asked).attributions
+    assert relative(found, exact) < 0.05  # type: ignore[arg-type]
+
+
+def test_a_bound_method_is_prepared_too() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.head = nn.Linear(8, 3)
+
+        def scores(self, x: Tensor) -> Tensor:
+            return self.head(x).tanh()
+
+    model, x = Two().eval(), torch.randn(2, 8)
+    exact = IntegratedGradients(model.scores).attribute(x, target=1)
+    found = IntegratedGradients(prepare(model.scores, precision="bf16")).attribute(x, target=1)
+    assert 0 < relative(found, exact) < 4 * ROUNDOFF["bf16"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("method", ["integrated_gradients", "smooth_grad", "rise"])
+def test_memory_that_runs_out_halves_chunks_in_every_precision(precision: str, method: str) -> None:
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return self.head(x).tanh()
+
+    found = explain(Small().eval(), torch.randn(2, 8), target=1, method=method, precision=precision)
+    assert found.cost.out_of_memory > 0 and found.cost.rows_per_chunk <= 4
+
+
+def test_inference_mode_does_not_matter() -> None:
+    model, x = conv_net(), torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        inside = explain(model, x, target=1, precision="bf16").attributions
+    outside = explain(model, x, target=1, precision="bf16").attributions
+    assert torch.equal(inside, outside)  # type: ignore[arg-type]
+
+
+def test_float16_that_overflows_is_told() -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 2)).eval()
+    with torch.no_grad():
+        model[0].weight.fill_(1e5)
+    with pytest.warns(UserWarning, match="infinite in float16"):
+        explain(model, torch.ones(1, 4), target=1, precision="fp16")
+
+
+def test_a_prepared_model_says_its_precision_in_the_settings() -> None:
+    model = conv_net()
+    low = explain(prepare(model, precision="bf16"), torch.rand(1, 3, 32, 32), target=1, n_steps=2)
+    assert low.settings["precision"] == "bf16"
+
+
+# ---------------------------------------------------------------- changes of the original
+
+
+def _by_data(model: nn.Sequential) -> None:
+    model[0].weight.data.mul_(3)
+
+
+def _in_place(model: nn.Sequential) -> None:
+    with torch.no_grad():
+        model[0].weight.mul_(3)
+
+
+def _another_part(model: nn.Sequential) -> None:
+    model[1] = nn.Sigmoid().eval()
+
+
+def _a_hook(model: nn.Sequential) -> None:
+    model[0].register_forward_hook(lambda part, args, output: output * 2)
+
+
+@pytest.mark.parametrize("change", [_by_data, _in_place, _another_part, _a_hook])
+@pytest.mark.parametrize("held", [False, True])
+def test_changes_of_the_model_are_followed(change: Any, held: bool) -> None:
+    def made() -> nn.Sequential:
+        torch.manual_seed(0)
+        layers = nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2), nn.Dropout(0.0)
+        return nn.Sequential(*layers).eval()
+
+    model, x = made(), torch.randn(2, 6)
+    fast = prepare(model, precision="bf16") if held else model
+    asked: dict[str, Any] = {"target": 1, "precision": "fp32" if held else "bf16"}
+    before = explain(fast, x, **asked).attributions
+    change(model)
+    after = explain(fast, x, **asked).attributions
+    changed = made()
+    change(changed)
+    expected = explain(changed, x, target=1, precision="bf16").attributions
+    assert torch.equal(after, expected)  # type: ignore[arg-type]
+    assert not torch.equal(after, before)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- compiled, in static shapes
@@ -255,13 +483,8 @@ def compiles(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
-def test_static_sizes_are_powers_of_two_and_few() -> None:
-    x, sizes = torch.zeros(1, 6), StaticSizes()
-    assert [sizes.rows(x, n) for n in (64, 65, 64, 33, 9, 8)] == [64, 128, 64, 64, 64, 64]
-    # Fewer rows than an eighth are not worth as many.
-    assert [sizes.rows(x, n) for n in (7, 5, 3, 1)] == [8, 8, 8, 8]
-    assert StaticSizes().rows(x, 1) == 1
-    assert sizes.rows(torch.zeros(1, 7), 1) == 1
+def test_static_rows_are_powers_of_two() -> None:
+    assert [static_rows(n) for n in (1, 2, 3, 4, 5, 64, 65)] == [1, 2, 4, 4, 8, 64, 128]
 
 
 def test_compiled_is_equal_to_eager(compiles: list[tuple[int, ...]]) -> None:
@@ -290,6 +513,29 @@ def test_repeated_rows_leave_slopes_alone(compiles: list[tuple[int, ...]]) -> No
     slopes = IntegratedGradients(model).attribute(x, target=1, n_steps=7)
     fast = IntegratedGradients(prepare(model, compile=True)).attribute(x, target=1, n_steps=7)
     assert torch.allclose(fast, slopes, atol=1e-6)
+    assert {shape[0] for shape in compiles} == {64}  # of 35
+
+
+def test_shared_arguments_are_not_filled_up(compiles: list[tuple[int, ...]]) -> None:
+    """A table that happens to have as many rows as a chunk."""
+
+    class Looks(nn.Module):
+        def forward(self, x: Tensor, table: Tensor) -> Tensor:
+            return (x @ table.T).softmax(1) @ table
+
+    torch.manual_seed(0)
+    x, table = torch.randn(3, 4), torch.randn(15, 4)
+    asked: dict[str, Any] = {"target": 1, "n_steps": 5, "additional_forward_args": table}
+    eager = explain(Looks().eval(), x, **asked).attributions
+    model = Looks().eval()
+    explain(model, x, **asked)
+    fast = explain(model, x, compile=True, **asked).attributions
+    assert compiles and torch.allclose(fast, eager, atol=1e-6)  # type: ignore[arg-type]
+
+
+def test_answers_that_cannot_be_cut_are_refused(compiles: list[tuple[int, ...]]) -> None:
+    with pytest.raises(ValueError, match=r"compiled must answer with tensors.* got Weird"):
+        prepare(Upcast(True).eval(), compile=True)(torch.rand(2, 3, 32, 32))
 
 
 def test_what_a_cuda_graph_would_overwrite_is_copied(compiles: list[tuple[int, ...]]) -> None:
@@ -327,7 +573,8 @@ def test_tensors_that_go_along_are_filled_up_too(compiles: list[tuple[int, ...]]
 
     fast = prepare(Scaled().eval(), compile=True)
     x, scale = torch.rand(3, 4), torch.rand(3, 1)
-    assert torch.allclose(fast(x, scale, 2), Scaled()(x, scale, 2))
+    answer = fast.ask((x,), (scale, 2), (True, False))
+    assert compiles and torch.allclose(answer, Scaled()(x, scale, 2))
 
 
 def test_compiling_for_real(tmp_path: Any) -> None:
@@ -343,6 +590,7 @@ def test_compiling_for_real(tmp_path: Any) -> None:
     eager = explain(model, x, target=1, n_steps=10)
     fast = explain(model, x, target=1, n_steps=10, compile=True)
     assert relative(fast.attributions, eager.attributions) < 1e-5  # type: ignore[arg-type]
+    explain(model, x, target=1, n_steps=10, precision="bf16")
     low = explain(model, x, target=1, n_steps=10, compile=True, precision="bf16")
     assert relative(low.attributions, eager.attributions) < 8 * ROUNDOFF["bf16"]  # type: ignore[arg-type]
 
@@ -352,11 +600,13 @@ def test_compiling_for_real(tmp_path: Any) -> None:
 
 def test_rows_that_fill_up_are_not_counted(compiles: list[tuple[int, ...]]) -> None:
     model = nn.Linear(4, 2).eval()
+    explain(model, torch.rand(3, 4), target=0, n_steps=5)  # so that nothing is measured any more
     cost = Cost()
     IntegratedGradients(prepare(model, compile=True)).attribute(
         torch.rand(3, 4), target=0, n_steps=5, cost=cost
     )
     assert cost.gradients == 15
+    assert {shape[0] for shape in compiles} == {16}
 
 
 def test_repr_says_what_was_prepared() -> None:

@@ -54,16 +54,25 @@ class Autograd:
                     "operations, got an output without a graph (is the model run under no_grad, or "
                     "does it use NumPy? gradient=LikelihoodRatio() needs its answers alone)"
                 )
+            scale = rows.score.slope_scale
+            if scale != 1.0:
+                values = values * scale
             if values.dim() == 1:
-                return Slopes(_slopes(values, points, create_graph, last=True))
+                return _scaled(_slopes(values, points, create_graph, last=True), scale)
             together = None if create_graph else slopes_of_each(values, points)
             if together is not None:
-                return Slopes(together)
+                return _scaled(together, scale)
             each = [
                 _slopes(column, points, create_graph, last=position == values.shape[1] - 1)
                 for position, column in enumerate(values.unbind(1))
             ]
-        return Slopes(tuple(torch.stack(slopes, 1) for slopes in zip(*each, strict=True)))
+        stacked = tuple(torch.stack(slopes, 1) for slopes in zip(*each, strict=True))
+        return _scaled(stacked, scale)
+
+
+def _scaled(slopes: tuple[Tensor, ...], scale: float) -> Slopes:
+    """Slopes of a score that was multiplied by a power of two."""
+    return Slopes(slopes if scale == 1.0 else tuple(slope / scale for slope in slopes))
 
 
 def _slopes(

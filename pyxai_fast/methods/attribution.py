@@ -20,6 +20,7 @@ from ..models.score import ForwardFunc, Score, owner_of
 from ..runtime.chunks import Chunk, ChunkPlanner, run_chunks
 from ..runtime.cost import Cost
 from ..runtime.memory_format import check_memory_format
+from ..runtime.prepared import Prepared
 from .arguments import (
     baseline_tensors,
     input_tensors,
@@ -168,6 +169,8 @@ class AttributionMethod:
     def _score(
         self, inputs: tuple[Tensor, ...], target: Any, additional_forward_args: Any, cost: Cost
     ) -> Score:
+        if isinstance(self.forward_func, Prepared):
+            self.forward_func.refresh()
         return Score(
             self.forward_func,
             inputs[0].shape[0],

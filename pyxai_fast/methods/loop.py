@@ -92,6 +92,11 @@ def contract(
     cost = score.cost
     score.max_rows = options.max_rows
     score.keeps_graph = options.create_graph
+    if options.create_graph and score.slope_of_copy:
+        raise ArgumentError(
+            "attribute: create_graph must be False with a model in low precision, whose weights "
+            f"are copies, got {score.forward!r}"
+        )
     work = Chunk(slice(0, inputs[0].shape[0]), slice(0, traces[0].steps))
     cost.backend = ops.backend_of(inputs[0].device)
     rows = work.rows * repeats * gradient.evaluations
@@ -245,7 +250,7 @@ class Run:
         if buffer is None or buffer.shape[0] < chunk.rows:
             buffer = self.buffers[i] = torch.empty(
                 (chunk.rows, *x.shape[1:]),
-                dtype=self.score.takes(x.dtype) if self.rounds_points else x.dtype,
+                dtype=self.score.takes(x) if self.rounds_points else x.dtype,
                 device=x.device,
                 memory_format=self.formats[i],
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +15,7 @@ def numbers_of(name: str, numbers: Sequence[int] | None, batch: int) -> Tensor:
     """The inputs' numbers, int64 [B]; 0, 1, ... by default.
 
     Raises:
-        ArgumentError: they are not one for each, or no integers >= 0.
+        ArgumentError: they are not one for each, or no integers from 0 to 2^32 - 1.
     """
     if numbers is None:
         return torch.arange(batch)
@@ -23,6 +24,11 @@ def numbers_of(name: str, numbers: Sequence[int] | None, batch: int) -> Tensor:
         raise ArgumentError(
             f"{name}: numbers must be one for each of the {batch} inputs, got {len(given)}"
         )
-    if not all(isinstance(n, int) and n >= 0 for n in given):
-        raise ArgumentError(f"{name}: numbers must be integers >= 0, got {given[:8]}")
-    return torch.tensor(given, dtype=torch.int64)
+    try:
+        whole = [-1 if isinstance(n, bool) else operator.index(n) for n in given]
+    except TypeError:
+        whole = [-1]
+    # The counter of the draws has 32 digits for them: others would share their draws.
+    if not all(0 <= n < 2**32 for n in whole):
+        raise ArgumentError(f"{name}: numbers must be integers from 0 to 2^32 - 1, got {given[:8]}")
+    return torch.tensor(whole, dtype=torch.int64)

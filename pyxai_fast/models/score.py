@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import ArgumentError
 from ..runtime.cost import Cost
 from ..runtime.linear_layers import linear_layers
+from ..runtime.memory import is_out_of_memory
 from ..runtime.prepared import Prepared
 from .outputs import check_batched, convert_output, output_tensor
 from .preprocessing import Affine
@@ -112,9 +112,19 @@ class Score:
         part.additional_forward_args = self.args_of(examples)
         return part
 
-    def takes(self, dtype: torch.dtype) -> torch.dtype:
-        """The type that points of this type may as well be written in; see Prepared."""
-        return self.forward.takes(dtype) if isinstance(self.forward, Prepared) else dtype
+    def takes(self, inputs: Tensor) -> torch.dtype:
+        """The type that points of such inputs may as well be written in; see Prepared."""
+        return self.forward.takes(inputs) if isinstance(self.forward, Prepared) else inputs.dtype
+
+    @property
+    def slope_scale(self) -> float:
+        """What is multiplied by it before slopes are taken; see Prepared."""
+        return self.forward.slope_scale if isinstance(self.forward, Prepared) else 1.0
+
+    @property
+    def slope_of_copy(self) -> bool:
+        """Whether it is not the model's own weights that answer."""
+        return isinstance(self.forward, Prepared) and self.forward.precision != "fp32"
 
     @property
     def static(self) -> bool:
@@ -138,19 +148,20 @@ class Score:
 
     def outputs(self, inputs: tuple[Tensor, ...], args: tuple[Any, ...]) -> Tensor:
         """The model's (converted) outputs [R, ...] for rows of inputs."""
-        as_it_is = self.keeps_graph or self.static
         try:
-            with nullcontext() if as_it_is else linear_layers(module_of(self.forward), inputs[0]):
-                answer = self.forward(*inputs, *args)
+            answer = self._answer(inputs, args)
         except RuntimeError as error:
             wanted = model_dtype(self.forward)
-            if wanted is not None and wanted != inputs[0].dtype:
+            narrows = isinstance(self.forward, Prepared) or is_out_of_memory(error)
+            if wanted is not None and wanted != inputs[0].dtype and not narrows:
                 raise TypeError(
                     f"model: inputs must have the dtype of the model's weights, {wanted}, got "
                     f"{inputs[0].dtype} ({error})"
                 ) from error
             raise
         output = output_tensor(answer, self.select_output)
+        if isinstance(self.forward, Prepared) and output.dtype in (torch.bfloat16, torch.float16):
+            output = output.float()
         rows = inputs[0].shape[0]
         check_batched(output, rows)
         if torch.is_grad_enabled():
@@ -160,6 +171,14 @@ class Score:
         self.cost.rows_per_chunk = max(rows, self.cost.rows_per_chunk)
         self.answered(rows)
         return convert_output(output, self.output)
+
+    def _answer(self, inputs: tuple[Tensor, ...], args: tuple[Any, ...]) -> Any:
+        if isinstance(self.forward, Prepared):
+            return self.forward.ask(inputs, args, self._by_example)
+        if self.keeps_graph:
+            return self.forward(*inputs, *args)
+        with linear_layers(module_of(self.forward), inputs[0]):
+            return self.forward(*inputs, *args)
 
     def select(
         self, outputs: Tensor, targets: tuple[TargetRows | None, ...] | None = None
@@ -223,14 +242,16 @@ def module_of(forward: ForwardFunc) -> nn.Module | None:
     """The module behind a forward function, where there is one."""
     owner = getattr(forward, "__self__", forward)
     if isinstance(owner, Prepared):
-        owner = owner.network
+        owner = owner.module
     return owner if isinstance(owner, nn.Module) else None
 
 
 def owner_of(forward: ForwardFunc) -> Any:
     """What measurements of a forward function are remembered by: its module, or itself."""
     module = module_of(forward)
-    return forward if module is None else module
+    if module is None:
+        return forward.exact if isinstance(forward, Prepared) else forward
+    return module
 
 
 def model_dtype(forward: ForwardFunc) -> torch.dtype | None:

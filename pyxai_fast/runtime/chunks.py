@@ -7,7 +7,6 @@ not depend on the chunks; only speed and memory do.
 
 from __future__ import annotations
 
-import functools
 import math
 import weakref
 from collections.abc import Callable, Iterator
@@ -175,6 +174,17 @@ class ChunkPlanner:
         return int((free + reusable) * CUDA_CHUNK_SHARE)
 
 
+def _counting_once(run: Callable[[Chunk], None], chunk: Chunk, cost: Cost) -> Callable[[], None]:
+    """The work of a chunk, whose rows count once even where it is done again."""
+    before = cost.gradients, cost.queries
+
+    def work() -> None:
+        cost.gradients, cost.queries = before
+        run(chunk)
+
+    return work
+
+
 def run_chunks(
     work: Chunk,
     planner: ChunkPlanner,
@@ -190,7 +200,7 @@ def run_chunks(
     for chunk in chunks(work, planner.rows):
         try:
             if measure and not planner.measured:
-                written = measured_bytes(functools.partial(run, chunk), planner.device)
+                written = measured_bytes(_counting_once(run, chunk, cost), planner.device)
                 planner.learn(written.total, chunk.rows, written.largest)
             else:
                 run(chunk)

@@ -27,10 +27,11 @@ SLOW_UNDER_MKL = ("AuthenticAMD", "HygonGenuine")
 
 
 def linear_layers(module: nn.Module | None, inputs: Tensor) -> AbstractContextManager[Any]:
-    """While it lasts, linear layers of a module go the faster way on float32 CPU tensors.
+    """While it lasts, large linear layers of a module go the faster way on float32 CPU tensors.
 
-    Only slopes of first order, and with respect to what goes into the layers, can be taken of what
-    was asked meanwhile.
+    What a model does besides a plain forward pass is left to torch: function transforms, forward
+    mode, autocast, checkpoints, weights that are computed. Slopes with respect to the layers' own
+    weights cannot be taken of what was asked meanwhile.
 
     Args:
         module: whose layers they are; nothing is done for None, or one without large layers.
@@ -39,15 +40,21 @@ def linear_layers(module: nn.Module | None, inputs: Tensor) -> AbstractContextMa
     fits = inputs.device.type == "cpu" and inputs.dtype == torch.float32
     if module is None or not fits or not onednn_is_faster():
         return nullcontext()
-    if module not in _has_large_layers:
-        _has_large_layers[module] = any(
-            w.dim() == 2 and w.numel() >= LEAST_WEIGHTS for w in module.parameters()
-        )
-    # Watching costs every operation of the model some microseconds.
-    return _OneDnnLayers() if _has_large_layers[module] else nullcontext()
+    if module not in _known_modules:
+        large = any(w.dim() == 2 and w.numel() >= LEAST_WEIGHTS for w in module.parameters())
+        attends = any(isinstance(part, nn.MultiheadAttention) for part in module.modules())
+        _known_modules[module] = large, attends
+    # Watching costs every operation of the model some microseconds, and torch's fused attention,
+    # which it has where nothing is differentiated, does not stand it.
+    large, attends = _known_modules[module]
+    watch = large and (torch.is_grad_enabled() or not attends)
+    return _OneDnnLayers() if watch else nullcontext()
 
 
-_has_large_layers: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
+# Whether a module has large layers, and whether it has torch's own attention.
+_known_modules: weakref.WeakKeyDictionary[nn.Module, tuple[bool, bool]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 @functools.cache
@@ -55,9 +62,15 @@ def onednn_is_faster() -> bool:
     """Whether this is a processor where it is, and a torch that has what it takes."""
     if not torch.backends.mkldnn.is_available() or not torch.backends.mkl.is_available():
         return False
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
-    return _vendor() in SLOW_UNDER_MKL
+    # None of these is promised by torch.
+    needed = (
+        (torch.ops.mkldnn, "_linear_pointwise"),
+        (torch._C._functorch, "maybe_current_level"),
+        (torch._C._functorch, "is_batchedtensor"),
+        (torch.autograd.forward_ad, "_current_level"),
+        (torch._C._autograd, "_top_saved_tensors_default_hooks"),
+    )
+    return all(hasattr(place, name) for place, name in needed) and _vendor() in SLOW_UNDER_MKL
 
 
 class _OneDnnLayers(TorchFunctionMode):
@@ -79,7 +92,7 @@ def _layer(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor 
     """What the layer gives; None where it is better left to torch."""
     given = (input, weight) if bias is None else (input, weight, bias)
     plain = all(
-        type(t) in (Tensor, torch.nn.Parameter)
+        type(t) in (Tensor, nn.Parameter)
         and t.device.type == "cpu"
         and t.dtype == torch.float32
         and t.layout == torch.strided
@@ -87,10 +100,28 @@ def _layer(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor 
     )
     if not plain or weight.dim() != 2 or weight.numel() < LEAST_WEIGHTS or input.numel() == 0:
         return None
-    if torch.is_grad_enabled() and input.requires_grad:
-        result: Tensor = _Linear.apply(input, weight, bias)
+    if _is_transformed():
+        return None
+    if not torch.is_grad_enabled():
+        return _product(input, weight, bias)
+    if any(t.grad_fn is not None for t in given[1:]):
+        return None
+    if input.requires_grad:
+        result: Tensor = _Linear.apply(
+            input, weight.detach(), bias if bias is None else bias.detach()
+        )
         return result
-    return _product(input, weight, bias)
+    return None if any(t.requires_grad for t in given) else _product(input, weight, bias)
+
+
+def _is_transformed() -> bool:
+    """Whether something else than a plain forward pass with autograd is going on."""
+    return (
+        torch._C._functorch.maybe_current_level() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+    )
 
 
 def _product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -102,15 +133,16 @@ def _product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.weight = weight.detach()
-        return _product(input.detach(), ctx.weight, None if bias is None else bias.detach())
+        ctx.save_for_backward(weight)
+        return _product(input.detach(), weight, bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
-        if torch._C._functorch.is_batchedtensor(slope):  # several targets side by side
-            return slope @ ctx.weight, None, None
-        return _product(slope, ctx.weight.t(), None), None, None
+        (weight,) = ctx.saved_tensors
+        # Several targets side by side, or slopes that are differentiated themselves.
+        if torch.is_grad_enabled() or torch._C._functorch.is_batchedtensor(slope):
+            return slope @ weight, None, None
+        return _product(slope, weight.t(), None), None, None
 
 
 def _vendor() -> str:
