@@ -156,7 +156,8 @@ def prepare(model: Any, *, precision: str = "fp32", compile: bool = False) -> An
     Args:
         model: a torch module with float32 weights; for compile=True any function of tensors that
             torch.compile takes.
-        precision: "fp32", "bf16" or "fp16". What exceeds float16's 65504 becomes infinite.
+        precision: "fp32", "bf16" or "fp16". What exceeds float16's 65504 becomes infinite. A
+            processor without units for a type is slower in it.
         compile: run it by torch.compile, on a GPU as CUDA graphs. The first calls take as long as
             compiling does; on a CPU that is seldom made up for.
 
