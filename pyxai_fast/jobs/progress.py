@@ -50,12 +50,12 @@ class Lines:
 
 
 def job_progress(show: bool, total: int) -> Progress:
-    """A bar on a terminal, else lines; a Silence when not shown."""
+    """A bar on a terminal, else lines, also where tqdm is not installed; a Silence when not
+    shown."""
     if not show:
         return Silence()
-    if sys.stderr.isatty():
-        return progress_bar(True, total, "explaining", " items")
-    return Lines(total)
+    bar = progress_bar(sys.stderr.isatty(), total, "explaining", " items")
+    return Lines(total) if isinstance(bar, Silence) else bar
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ import glob
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,10 @@ def find_items(sources: Source | Sequence[Source]) -> list[Item]:
     """All pictures that sources name, in their order; what is named twice is taken once.
 
     Args:
-        sources: folders, with their folders, sorted by name; patterns, with *, ?, [a-c], ** and
-            {000..012} or {a,b}; files; lists of files, .txt with one a line or .parquet with the
-            column `path` and perhaps `target`, relative to the working directory; and
-            uncompressed .tar files.
+        sources: folders, with their folders and links to folders, sorted by name; patterns, with
+            *, ?, [a-c], ** and {000..012} or {a,b}; files; lists of files, .txt with one a line
+            or .parquet with the column `path` and perhaps `target`, relative to the working
+            directory; and uncompressed .tar files, whose second x.png is called x.png#2.
 
     Raises:
         ArgumentError: a source has nothing, or cannot be read.
@@ -46,7 +47,9 @@ def find_items(sources: Source | Sequence[Source]) -> list[Item]:
             found.setdefault((item.key, item.target), item)
             count += 1
         if not count:
-            raise ArgumentError(f"jobs: source must hold pictures, got none in {source}")
+            raise ArgumentError(
+                f"jobs: source must hold pictures, got none in {source}{_tars_in(source)}"
+            )
     if not found:
         raise ArgumentError("jobs: source must name pictures, got none")
     items = list(found.values())
@@ -89,7 +92,8 @@ def _items_at(path: str) -> Iterator[Item]:
             f"got {path}"
         )
     elif name.endswith(".txt"):
-        lines = Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        # What Windows writes may begin with a mark of its encoding.
+        lines = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
         yield from (_file(line) for line in lines if line.strip())
     elif name.endswith(".parquet"):
         yield from _in_parquet(path)
@@ -97,13 +101,17 @@ def _items_at(path: str) -> Iterator[Item]:
         yield _file(path)
 
 
-def _in_folder(folder: str) -> Iterator[Item]:
+def _in_folder(folder: str, within: frozenset[str] = frozenset()) -> Iterator[Item]:
+    """Follows links to folders, but not back into one that it is in."""
+    real = os.path.realpath(folder)
+    if real in within:
+        return
     with os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
+        if os.path.isdir(entry.path):
             if not entry.name.startswith("."):
-                yield from _in_folder(entry.path)
+                yield from _in_folder(entry.path, within | {real})
         elif _is_picture(entry.name):
             yield _file(entry.path)
 
@@ -114,12 +122,28 @@ def _is_picture(name: str) -> bool:
     return suffix.lower() in SUFFIXES and not stem.startswith(".")
 
 
+def _tars_in(source: Source) -> str:
+    """What to ask for in a folder that has tar files alone."""
+    return f"; its tar files are {source}/*.tar" if any(Path(source).glob("*.tar")) else ""
+
+
 def _in_tar(path: str) -> Iterator[Item]:
+    # Where files are: hard links to them have no bytes of their own.
+    places: dict[str, tuple[int, int]] = {}
+    times: Counter[str] = Counter()
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
-                if member.isfile() and _is_picture(member.name):
-                    yield Item(path, member.name, member.offset_data, member.size)
+                place = places.get(member.linkname) if member.islnk() else None
+                if member.isfile():
+                    place = member.offset_data, member.size
+                if place is not None:
+                    places[member.name] = place
+                    if _is_picture(member.name):
+                        times[member.name] += 1
+                        # An archive may have many of one name.
+                        again = f"#{times[member.name]}" if times[member.name] > 1 else ""
+                        yield Item(path, f"{member.name}{again}", *place)
                 # The archive keeps all that it has seen, a kilobyte each.
                 archive.members = []  # type: ignore[attr-defined]
     except (tarfile.TarError, OSError) as error:
@@ -134,7 +158,7 @@ def _in_parquet(path: str) -> Iterator[Item]:
 
     try:
         table = parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         raise ArgumentError(f"jobs: source must be a parquet file, got {path} ({error})") from error
     if "path" not in table.column_names:
         raise ArgumentError(
