@@ -123,7 +123,20 @@ def _settings(request: Any) -> dict[str, Any]:
 
     fields = {**asdict(request), "model": shown_spec(request.model)}
     del fields["device"]  # said once, among what the bits depend on
+    if request.references:
+        fields["references"] = {name: _digest(name) for name in request.references}
     return fields
+
+
+def _digest(path: str) -> str | None:
+    """Of a file; None where it cannot be read, which is said when it is."""
+    import hashlib
+
+    try:
+        with open(path, "rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError:
+        return None
 
 
 def _check_kinds(sources: list[str]) -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import html
+import io
 import json
+import math
 import pickle
+import sys
+import tarfile
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,6 +96,51 @@ def test_members_of_tar_files_are_read_where_they_are(pictures: Path, tmp_path: 
         with tar.open("rb") as file:
             file.seek(item.offset or 0)
             assert file.read(item.size) == expected
+
+
+def test_links_in_tar_files_are_followed_and_names_told_apart(
+    pictures: Path, tmp_path: Path
+) -> None:
+    data = [(pictures / f"00{i}.png").read_bytes() for i in range(2)]
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for one in data:  # two of one name
+            member = tarfile.TarInfo("x.png")
+            member.size = len(one)
+            archive.addfile(member, io.BytesIO(one))
+        link = tarfile.TarInfo("y.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "x.png"
+        archive.addfile(link)
+    found = jobs.find_items(tmp_path / "a.tar")
+    assert [item.member for item in found] == ["x.png", "x.png#2", "y.png"]
+    with (tmp_path / "a.tar").open("rb") as file:
+        for item, expected in zip(found, [*data, data[1]], strict=True):
+            file.seek(item.offset or 0)
+            assert file.read(item.size) == expected
+
+
+def test_folders_that_are_links_are_followed_and_not_for_ever(tmp_path: Path) -> None:
+    draw(tmp_path / "elsewhere", 2)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "class").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "self").symlink_to(tmp_path / "in")
+    found = jobs.find_items(tmp_path / "in")
+    assert [item.key for item in found] == [
+        str(tmp_path / "in" / "class" / f"00{i}.png") for i in range(2)
+    ]
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(pictures: Path, tmp_path: Path) -> None:
+    text = f"{pictures / '000.png'}\r\n{pictures / '001.png'}\r\n"
+    (tmp_path / "list.txt").write_bytes(text.encode("utf-8-sig"))
+    assert all(item.size for item in jobs.find_items(tmp_path / "list.txt"))
+
+
+def test_a_folder_of_tar_files_is_pointed_to(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    pack(tmp_path / "shards" / "0.tar", {"x.png": b""})
+    with pytest.raises(ValueError, match=r"got none in (.*); its tar files are \1/\*\.tar"):
+        jobs.find_items(tmp_path / "shards")
 
 
 def test_what_is_named_twice_is_taken_once(pictures: Path) -> None:
@@ -214,7 +264,39 @@ def test_half_the_space_is_taken_in_half_precision(pictures: Path, out: Path) ->
     assert held.dtype == torch.float16
     whole, half = jobs.results(out / "whole")[3], jobs.results(out / "half")[3]
     assert half.attributions.dtype == torch.float32
-    torch.testing.assert_close(half.attributions, whole.attributions, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(half.attributions, whole.attributions, rtol=2**-11, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-7, 1.0, 1e7])
+def test_half_precision_keeps_maps_of_any_size(pictures: Path, out: Path, size: float) -> None:
+    """Roundoff is that of float16, 2^-11, relative to each attribution down to 2^-28 of the
+    largest."""
+    module = network()
+    with torch.no_grad():
+        for parameter in list(module.parameters())[-2:]:
+            parameter.mul_(size)
+    made = explainer((16, 16), module)
+    explain(pictures, out / "whole", made)
+    assert explain(pictures, out / "half", made, store="fp16").ok == 10
+    for whole, half in zip(jobs.results(out / "whole"), jobs.results(out / "half"), strict=True):
+        expected = whole.attributions
+        largest = float(expected.abs().max())
+        assert largest > 0
+        torch.testing.assert_close(
+            half.attributions, expected, rtol=2**-11, atol=2**-28 * 2**-11 * largest
+        )
+        assert whole.scale == 1.0 and half.scale is not None
+        assert math.log2(half.scale).is_integer()
+        assert 2**14 <= largest / half.scale < 2**15
+
+
+def test_standard_errors_share_the_scale_in_half_precision(pictures: Path, out: Path) -> None:
+    made = explainer(gradient="likelihood_ratio")
+    explain(pictures, out / "whole", made, limit=2)
+    explain(pictures, out / "half", made, limit=2, store="fp16")
+    for whole, half in zip(jobs.results(out / "whole"), jobs.results(out / "half"), strict=True):
+        assert half.standard_error is not None
+        torch.testing.assert_close(half.standard_error, whole.standard_error, rtol=2**-11, atol=0)
 
 
 def test_standard_errors_are_kept_where_there_are_some(pictures: Path, out: Path) -> None:
@@ -391,7 +473,7 @@ def other_weights() -> nn.Module:
         ({"batch_size": 3}, "batch_size 2 then, 3 now"),
         ({"shard_size": 5}, "shard_size 4 then, 5 now"),
         ({"store": "fp16"}, 'store "fp32" then, "fp16" now'),
-        ({"limit": 9}, "items.count 10 then, 9 now"),
+        ({"limit": 9}, "10 then, 9 now; the first that differs is item 9: .* then, none now"),
         ({"made": partial(explainer, (16, 16), other_weights())}, 'weights "sha256:'),
         ({"made": partial(explainer, (12, 16))}, r"preprocessing.size \[16, 16\] then, \[12"),
     ],
@@ -409,8 +491,57 @@ def test_a_job_does_not_go_on_in_another_way(
 def test_a_picture_that_changed_since_is_noticed(pictures: Path, out: Path) -> None:
     explain(pictures, out)
     (pictures / "004.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"got items.digest"):
+    with pytest.raises(
+        ValueError, match=r"item 4: .*004.png \(8.. bytes\) then, .* \(0 bytes\) now"
+    ):
         explain(pictures, out, resume=True)
+    (pictures / "004.png").unlink()
+    with pytest.raises(
+        ValueError, match=r"10 then, 9 now; .* item 4: .*004.png .* then, .*005.png"
+    ):
+        explain(pictures, out, resume=True)
+
+
+def test_a_picture_that_appears_is_named(pictures: Path, tmp_path: Path, out: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"{pictures / '000.png'}\n{pictures / 'late.png'}\n")
+    explain(tmp_path / "list.txt", out)
+    (pictures / "late.png").write_bytes((pictures / "001.png").read_bytes())
+    with pytest.raises(ValueError, match=r"got item 1: .*late.png \(not there\) then, .* bytes\)"):
+        explain(tmp_path / "list.txt", out, resume=True)
+
+
+def test_a_list_of_items_that_is_gone_is_written_again(pictures: Path, out: Path) -> None:
+    explain(pictures, out)
+    before = files_of(out)
+    (out / "items.arrow").unlink()
+    explain(pictures, out, resume=True)
+    assert files_of(out) == before
+
+
+@pytest.mark.parametrize("what", ["tensor", "network"])
+def test_what_an_explainer_holds_besides_must_stay_too(
+    pictures: Path, out: Path, what: str
+) -> None:
+    class Prior:
+        def __init__(self, module: nn.Module) -> None:
+            self.module = module
+            self._cache = torch.rand(3)
+
+    def made(shade: float) -> Any:
+        grey = torch.full((1, 3, 16, 16), shade)
+        changed = network()
+        with torch.no_grad():
+            next(changed.parameters()).mul_(1 + shade)
+        if what == "tensor":
+            return explainer(baseline=lambda pixels, _: grey)
+        return explainer(baseline=partial(lambda prior, pixels, _: 0.0, Prior(changed)))
+
+    settings = {"model": "small", "method": "integrated_gradients"}
+    explain(pictures, out, lambda: made(0.5), settings=settings)
+    (out / "index" / "00001.parquet").unlink()
+    with pytest.raises(ValueError, match=r'got parts "sha256:.* then, "sha256:.* now'):
+        explain(pictures, out, lambda: made(0.6), resume=True, settings=settings)
+    explain(pictures, out, lambda: made(0.5), resume=True, settings=settings)
 
 
 def test_what_is_finished_needs_no_model(pictures: Path, out: Path) -> None:
@@ -535,48 +666,6 @@ def test_maps_that_are_not_finite_are_marked(pictures: Path, out: Path) -> None:
     assert ",not finite,1 of 768" in (out / "bad.csv").read_text()
 
 
-class Failing(nn.Module):
-    """A network that fails on a picture that is black."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = network()
-        self.fails = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.fails and not x.flatten(1).any(1).all():
-            raise RuntimeError("out of luck")
-        return self.network(x)
-
-
-def test_what_was_done_is_kept_when_the_model_fails(pictures: Path, out: Path) -> None:
-    Image.new("RGB", (16, 16)).save(pictures / "006.png")
-    module = Failing()
-    made = explainer((16, 16), module, "saliency")
-    with pytest.raises(jobs.JobStopped, match="stopped at items 6 to 7, in shard 1: out of luck"):
-        explain(pictures, out, made)
-    assert [result.number for result in jobs.results(out)] == [0, 1, 2, 3]
-    module.fails = False
-    assert explain(pictures, out, made, resume=True).explained_now == 6
-    explain(pictures, out / "undisturbed", made)
-    assert files_of(out / "undisturbed").items() <= files_of(out).items()
-
-
-def test_a_full_disk_stops_the_job(
-    pictures: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pyxai_fast.jobs import shard_files
-
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(shard_files, "save_weights", full)
-        with pytest.raises(jobs.JobStopped, match=r"cannot be written: .*No space left"):
-            explain(pictures, out)
-    assert explain(pictures, out, resume=True).ok == 10
-
-
 # ---------------------------------------------------------------- what it says
 
 
@@ -642,3 +731,33 @@ def test_lines_say_how_far_a_job_is(capsys: pytest.CaptureFixture[str]) -> None:
     quiet.update(5)
     assert capsys.readouterr().err == ""
     assert [duration(s) for s in (4.4, 61, 7265)] == ["4 s", "1 min 1 s", "2 h 1 min"]
+
+
+def test_lines_stand_in_for_a_bar_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyxai_fast.jobs.progress import job_progress
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)  # not installed
+    assert isinstance(job_progress(True, 10), Lines)
+
+
+def test_the_last_word_on_a_shard_is_the_latest_in_any_time_zone(
+    pictures: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyxai_fast.jobs.summary import logged
+
+    explain(pictures, out, limit=4)
+    (line,) = logged(out)
+    (path,) = (out / "log").iterdir()
+    for zone in ("Asia/Tokyo", "America/New_York"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        try:
+            (out / "index" / "00000.parquet").unlink()
+            explain(pictures, out, limit=4, resume=True)
+            (latest,) = logged(out)
+            assert latest == json.loads(path.read_text().splitlines()[-1])
+        finally:
+            monkeypatch.undo()
+            time.tzset()
+    assert line["finished"].endswith("Z")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,7 +33,23 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     with atomic_file(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(readable(text), encoding="utf-8")
+
+
+def readable(text: str) -> str:
+    """With what is no text, in names of files, written so that it can be read: \\xff."""
+    held = text.encode("utf-8", "surrogateescape")
+    return held.decode("utf-8", "backslashreplace")
+
+
+def delete(paths: Iterable[Path]) -> None:
+    """Deletes files, if they are there; they are gone from the disk before this returns."""
+    folders = set()
+    for path in paths:
+        path.unlink(missing_ok=True)
+        folders.add(path.parent)
+    for folder in sorted(folders):
+        _flush(folder)
 
 
 def sweep(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,12 +39,22 @@ class Item:
         """What it is called in results."""
         return self.path if self.member is None else f"{self.path}::{self.member}"
 
+    @property
+    def said(self) -> tuple[str, int | None, int | None]:
+        """What must stay as it is while a job lasts: key, size and target."""
+        return self.key, self.size, self.target
+
 
 def digest(items: Sequence[Item]) -> str:
-    """Of keys, sizes and targets, in their order."""
+    """Of keys, sizes and targets, in their order.
+
+    A picture that becomes another one of as many bytes is not noticed. When files were changed is
+    left out: copies of a data set, on other machines or brought back, have times of their own.
+    """
     state = hashlib.sha256()
     for item in items:
-        state.update(f"{item.key}\0{item.size}\0{item.target}\n".encode(errors="surrogateescape"))
+        key, size, target = item.said
+        state.update(f"{key}\0{size}\0{target}\n".encode(errors="surrogateescape"))
     return f"sha256:{state.hexdigest()}"
 
 
@@ -90,8 +100,11 @@ class Items(Sequence[Item]):
             return [self[i] for i in range(*number.indices(len(self)))]
         if not -len(self) <= number < len(self):
             raise IndexError(f"items: number must be below {len(self)}, got {number}")
-        row = self._opened().slice(number % len(self), 1).to_pylist()[0]
-        return Item(**{**row, "path": _text(row["path"]), "member": _text(row["member"])})
+        return _item(self._opened().slice(number % len(self), 1).to_pylist()[0])
+
+    def __iter__(self) -> Iterator[Item]:
+        for batch in self._opened().to_batches(max_chunksize=4096):
+            yield from map(_item, batch.to_pylist())
 
     def __reduce__(self) -> Any:
         return Items, (self.folder,)
@@ -102,6 +115,10 @@ class Items(Sequence[Item]):
 
             self._table = feather.read_table(str(self.folder / FILE), memory_map=True)
         return self._table
+
+
+def _item(row: dict[str, Any]) -> Item:
+    return Item(**{**row, "path": _text(row["path"]), "member": _text(row["member"])})
 
 
 def _bytes(text: str | None) -> bytes | None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,7 +25,7 @@ from .atomic_file import write_text
 
 FILE, SHARDS, INDEX, LOG = "job.json", "shards", "index", "log"
 # Of the files of a job; another layout is another number.
-FORMAT = 1
+FORMAT = 2
 STORES = {"fp32": torch.float32, "fp16": torch.float16}
 
 MakeExplainer = Callable[[], PictureExplainer]
@@ -102,10 +105,26 @@ def describe(explainer: PictureExplainer) -> dict[str, Any]:
 def fingerprint(explainer: PictureExplainer) -> str | None:
     """A digest of the weights of the model; None for one that only answers."""
     module = explainer.model.module
-    if not isinstance(module, nn.Module):
-        return None
+    return (
+        _digest_of(sorted(module.state_dict().items())) if isinstance(module, nn.Module) else None
+    )
+
+
+def fingerprint_of_parts(explainer: PictureExplainer) -> str | None:
+    """A digest of what else an explainer holds: priors, path models, tensors, in its baseline,
+    gradient and options. None where there is nothing."""
+    held = {
+        "baseline": explainer.baseline,
+        "gradient": explainer.gradient,
+        "options": explainer.options,
+    }
+    found = list(_tensors_in(held, "", set()))
+    return _digest_of(found) if found else None
+
+
+def _digest_of(values: Iterable[tuple[str, Any]]) -> str:
     state = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in values:
         if not isinstance(tensor, torch.Tensor):
             state.update(f"{name} {_plain(tensor)}\n".encode())
             continue
@@ -113,6 +132,43 @@ def fingerprint(explainer: PictureExplainer) -> str | None:
         held = tensor.detach().cpu().contiguous()
         state.update(held.reshape(-1).view(torch.uint8).numpy().tobytes() if held.numel() else b"")
     return f"sha256:{state.hexdigest()}"
+
+
+def _tensors_in(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Tensors and weights that a value leads to, and how; what is private may be a cache, and
+    another one tomorrow."""
+    if isinstance(value, str | bytes | int | float | type | ModuleType | None) or id(value) in seen:
+        return
+    seen.add(id(value))
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, np.ndarray):
+        yield name, torch.from_numpy(np.frombuffer(value.tobytes(), np.uint8).copy())
+    elif isinstance(value, nn.Module):
+        yield from ((f"{name}.{key}", held) for key, held in sorted(value.state_dict().items()))
+    elif isinstance(value, Mapping):
+        parts = sorted(value.items(), key=lambda item: str(item[0]))
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    elif isinstance(value, partial):
+        parts = enumerate((value.func, value.args, value.keywords))
+    elif isinstance(value, FunctionType):
+        parts = enumerate(cell.cell_contents for cell in value.__closure__ or () if _filled(cell))
+    elif isinstance(value, MethodType):
+        parts = [("self", value.__self__)]
+    else:
+        held = getattr(value, "__dict__", {})
+        parts = sorted((key, part) for key, part in held.items() if not key.startswith("_"))
+    for key, part in parts:
+        yield from _tensors_in(part, f"{name}.{key}", seen)
+
+
+def _filled(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:

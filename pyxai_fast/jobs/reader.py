@@ -134,12 +134,12 @@ class Results:
         file, names = self._open(row["shard"])
         name, position = row["tensor"], row["row"]
         error_name = name.replace("attributions", "standard_error", 1)
-        error = None
-        if error_name in names:
-            error = file.get_slice(error_name)[position].float()
-        return Result(
-            **row, attributions=file.get_slice(name)[position].float(), standard_error=error
-        )
+        stored = {
+            kind: (file.get_slice(kind)[position].double() * row["scale"]).float()
+            for kind in (name, error_name)
+            if kind in names
+        }
+        return Result(**row, attributions=stored[name], standard_error=stored.get(error_name))
 
     def _open(self, shard: int) -> tuple[Any, set[str]]:
         if shard in self._files:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import multiprocessing
+import os
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +23,20 @@ from .items import Item, Items
 
 # Batches that each process has ready, or is reading.
 PREFETCH = 2
+# Seconds before a storage that failed is tried again.
+PAUSES = (0.1, 1.0)
+# What is wrong with a file, or its name, and is so tomorrow. Decoders that are led astray go to
+# where there is nothing: EINVAL. Any other number is the storage's, or this machine's.
+_OF_THE_FILE = frozenset(
+    (
+        errno.EACCES, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT,
+        errno.ENOTDIR, errno.ENXIO, errno.EOVERFLOW, errno.EPERM,
+    )
+)  # fmt: skip
+
+
+class StorageError(ImageError):
+    """It is not the picture that is at fault: it could not be read, and may be another time."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,11 @@ class Group:
     pixels: Tensor
     targets: list[int] | None
 
+    def only(self, rows: list[int]) -> Group:
+        """Those of some rows."""
+        targets = None if self.targets is None else [self.targets[row] for row in rows]
+        return Group([self.numbers[row] for row in rows], self.pixels[rows], targets)
+
 
 @dataclass
 class Batch:
@@ -52,12 +76,14 @@ class Batch:
         keys: of all items of the span.
         groups: those that could be read, by size, in the order of their first.
         bad: why the others could not, by number.
+        failed: why reading ended before the span did; None where it did not.
     """
 
     span: Span
     keys: list[str]
     groups: list[Group]
     bad: dict[int, str]
+    failed: str | None = None
 
     def pin_memory(self) -> Batch:
         """Called by DataLoader."""
@@ -67,11 +93,35 @@ class Batch:
 
 
 def read_item(item: Item, preprocessing: Preprocessing) -> Tensor:
-    """Pixels [C, H, W] of an item.
+    """Pixels [C, H, W] of an item. What may pass is tried again after a pause.
 
     Raises:
         ImageError: it cannot be read; the message is its key and the reason.
+        StorageError: again and again, it was the storage that failed.
     """
+    for pause in PAUSES:
+        try:
+            return _read_once(item, preprocessing)
+        except ImageError as error:
+            if not _may_pass(error):
+                raise
+        time.sleep(pause)
+    try:
+        return _read_once(item, preprocessing)
+    except ImageError as error:
+        if not _may_pass(error):
+            raise
+        raise StorageError(str(error)) from error.__cause__
+
+
+def _may_pass(error: ImageError) -> bool:
+    cause = error.__cause__
+    if isinstance(cause, OSError):  # also what Pillow raises of a picture, without a number
+        return cause.errno is not None and cause.errno not in _OF_THE_FILE
+    return isinstance(cause, MemoryError)
+
+
+def _read_once(item: Item, preprocessing: Preprocessing) -> Tensor:
     if item.member is None:
         return read_image(item.path, preprocessing, name=item.key)
     try:
@@ -87,12 +137,15 @@ def read_span(items: Sequence[Item], span: Span, preprocessing: Preprocessing) -
     """Reads the items of a span, whatever may be wrong with some of them."""
     found: dict[tuple[int, ...], list[tuple[int, Tensor, int | None]]] = {}
     bad: dict[int, str] = {}
-    keys = []
+    keys, failed = [], None
     for number in range(span.first, span.last):
         item = items[number]
         keys.append(item.key)
         try:
             pixels = read_item(item, preprocessing)
+        except StorageError as error:
+            failed = f"storage or memory failed, again and again, at {error}"
+            break
         except ImageError as error:
             bad[number] = str(error).removeprefix(f"{item.key}: ")
             continue
@@ -100,13 +153,19 @@ def read_span(items: Sequence[Item], span: Span, preprocessing: Preprocessing) -
             bad[number] = f"has no pixels: {pixels.shape[1]}x{pixels.shape[2]}"
             continue
         found.setdefault(tuple(pixels.shape), []).append((number, pixels, item.target))
-    return Batch(span, keys, [_group(members) for members in found.values()], bad)
+    return Batch(span, keys, [_group(members) for members in found.values()], bad, failed)
 
 
 def _group(members: list[tuple[int, Tensor, int | None]]) -> Group:
     numbers, pixels, targets = zip(*members, strict=True)
     given = [target for target in targets if target is not None]
     return Group(list(numbers), torch.stack(pixels), given or None)
+
+
+def reader_died(error: BaseException) -> bool:
+    """Whether an error says that a process that reads is gone. DataLoader's signal handler may
+    raise it in the midst of whatever this process does."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
 class SpanReader:
@@ -124,7 +183,7 @@ class SpanReader:
     def __init__(
         self, folder: Path, preprocessing: Preprocessing, workers: int, device: torch.device
     ) -> None:
-        self._device = device
+        self._device, self.workers = device, workers
         self._order = _Order()
         options: dict[str, Any] = {}
         if workers:
@@ -133,6 +192,7 @@ class SpanReader:
                 "multiprocessing_context": _context(),
                 "persistent_workers": True,
                 "prefetch_factor": PREFETCH,
+                "worker_init_fn": _end_with_parent,
             }
         self._loader: DataLoader[Batch] = DataLoader(
             _Spans(Items(folder), preprocessing),
@@ -173,13 +233,24 @@ class _Spans(Dataset[Batch]):
         return read_span(self._items, span, self._preprocessing)
 
 
+def _end_with_parent(number: int) -> None:
+    """Ends a process that reads when the one that it reads for is killed. DataLoader itself only
+    looks for the fork server, which waits for this one."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
 def _context() -> Any:
-    import multiprocessing
-
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +18,10 @@ from ..errors import ArgumentError
 from ..images import ImageError
 from ..models.preprocessing import Preprocessing
 from ..picture_explainer import PictureExplainer, Plan
-from .atomic_file import atomic_file, sweep
+from .atomic_file import atomic_file, delete, readable, sweep
 from .folder_lock import folder_lock
 from .items import FILE as ITEMS
-from .items import Item, digest, save_items
+from .items import Item, Items, digest, save_items
 from .job import (
     FILE,
     FORMAT,
@@ -33,22 +34,23 @@ from .job import (
     check_same,
     describe,
     fingerprint,
+    fingerprint_of_parts,
     load_record,
     save_record,
     surroundings,
 )
 from .packages import check_packages
 from .reader import Results
-from .reading import read_item
+from .reading import StorageError, read_item
 from .shard_files import OK
 from .sources import Source, find_items
 from .summary import JobSummary, summarise
 from .summary_page import write_page
 from .telling import Teller
-from .worker import ShardWorker
+from .worker import KEPT, JobStopped, ShardWorker, may_be_a_picture
 
 BAD_FILES, PAGE = "bad.csv", "summary.html"
-# Of made-up pictures, where none can be read.
+# Of made-up pictures, where none can be read, or the model refuses the first.
 _ANY_SIZE = (224, 224)
 
 
@@ -156,6 +158,8 @@ def begin(
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise ArgumentError(f"jobs: out must be a folder, got the file {folder}")
+    if readable(str(folder)) != str(folder):  # which libraries that write could not open
+        raise ArgumentError(f"jobs: out must be text in UTF-8, got {readable(str(folder))}")
     _check_free(folder, resume, overwrite)
     items = find_items(source)[:limit]
     make = partial(_itself, explainer) if isinstance(explainer, PictureExplainer) else explainer
@@ -172,21 +176,21 @@ def begin(
             "store": store,
         }
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    with _at_work_in(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(folder):
         _check_free(folder, resume, overwrite)  # nobody was there before this process
-        if overwrite:
-            _delete(folder)
-        for name in ("", SHARDS, INDEX, LOG):
-            (folder / name).mkdir(exist_ok=True)
-            sweep(folder / name)
+        with _at_work_in(folder):
+            if overwrite:
+                _delete(folder)
+            for name in ("", SHARDS, INDEX, LOG):
+                (folder / name).mkdir(exist_ok=True)
+                sweep(folder / name)
         measured = not (folder / FILE).exists()
         if measured:
             made = make() if made is None else made
             _check_targets(items, made)
-            save_items(items, folder)
-            size = made.preprocessing.size or _first_size(items, made.preprocessing)
-            plan = made.fix(min(batch_size, shard_size, len(items)), size)
+            size, plan = _planned(made, items, min(batch_size, shard_size, len(items)))
             record = {
                 **wanted,
                 **said_of(made),
@@ -195,10 +199,16 @@ def begin(
                 "size": size,
                 "plan": plan.as_dict(),
             }
-            save_record(folder, record)
-        del items  # the processes that read them have the file
+            with _at_work_in(folder):
+                save_items(items, folder)
+                save_record(folder, record)
         record = load_record(folder)
+        _check_items(record, wanted, items, folder)
         check_same(record, wanted, folder)
+        if not (folder / ITEMS).exists():  # somebody deleted it
+            with _at_work_in(folder):
+                save_items(items, folder)
+        del items  # the processes that read them have the file
         job = job_of(folder, make)
         if made is None and job.missing():
             made = make()
@@ -230,7 +240,15 @@ def finish(job: Job, explained_now: int, seconds: float) -> JobSummary:
     Args:
         explained_now: items that were dealt with since the job was begun or gone on with.
         seconds: since then.
+
+    Raises:
+        JobStopped: the disk failed.
     """
+    with _at_work_in(job.folder):
+        return _finish(job, explained_now, seconds)
+
+
+def _finish(job: Job, explained_now: int, seconds: float) -> JobSummary:
     results = Results(job.folder)
     table = results.table().select(["number", "path", "status", "reason"])
     statuses = table["status"]
@@ -300,10 +318,69 @@ def _first_size(items: Sequence[Item], preprocessing: Preprocessing) -> tuple[in
     for item in items:
         try:
             height, width = read_item(item, preprocessing).shape[-2:]
+        except StorageError as error:
+            raise JobStopped(
+                f"jobs: stopped, for storage or memory failed at {error}; {KEPT}"
+            ) from error
         except ImageError:
             continue
         return height, width
     return _ANY_SIZE  # all of them are bad files, and are going to be listed
+
+
+def _planned(
+    made: PictureExplainer, items: Sequence[Item], batch: int
+) -> tuple[tuple[int, int], Plan]:
+    """The plan, and the size of pictures that it is for."""
+    if made.preprocessing.size is not None:
+        return made.preprocessing.size, made.fix(batch)
+    size = _first_size(items, made.preprocessing)
+    try:
+        return size, made.fix(batch, size)
+    except Exception as error:
+        if not may_be_a_picture(error):
+            raise
+        # A picture that the model refuses may be the first.
+        try:
+            return _ANY_SIZE, made.fix(batch, _ANY_SIZE)
+        except Exception:
+            raise error from None
+
+
+@contextmanager
+def _at_work_in(folder: Path) -> Iterator[None]:
+    """Says what became of the folder where the block cannot read or write it."""
+    try:
+        yield
+    except OSError as error:
+        raise JobStopped(
+            f"jobs: stopped, for {folder} cannot be read or written: {error}; {KEPT}"
+        ) from error
+
+
+def _check_items(
+    record: Mapping[str, Any], wanted: Mapping[str, Any], items: Sequence[Item], folder: Path
+) -> None:
+    """Refuses to go on with other pictures, naming the first."""
+    if record["items"] == wanted["items"] or not (folder / ITEMS).exists():
+        return
+    then, now = Items(folder), items
+    for number, (before, after) in enumerate(itertools.zip_longest(then, now)):
+        if before is None or after is None or before.said != after.said:
+            counts = f"{len(then):,} then, {len(now):,} now; the first that differs is "
+            raise ArgumentError(
+                f"jobs: resume must be asked with the pictures of the job in {folder}, got "
+                f"{counts if len(then) != len(now) else ''}item {number}: {_told(before)} then, "
+                f"{_told(after)} now"
+            )
+
+
+def _told(item: Item | None) -> str:
+    if item is None:
+        return "none"
+    size = "not there" if item.size is None else f"{item.size:,} bytes"
+    target = "" if item.target is None else f", target {item.target}"
+    return f"{item.key} ({size}{target})"
 
 
 def _check_targets(items: Sequence[Item], explainer: PictureExplainer) -> None:
@@ -315,18 +392,15 @@ def _check_targets(items: Sequence[Item], explainer: PictureExplainer) -> None:
 
 
 def _delete(folder: Path) -> None:
-    """Deletes a job's files, those that tell of results first, and nothing else."""
-    for pattern in (
-        f"{INDEX}/[0-9]*.parquet",
-        f"{SHARDS}/[0-9]*.safetensors",
-        f"{LOG}/*.jsonl",
-        BAD_FILES,
-        PAGE,
-        ITEMS,
-        FILE,
-    ):
-        for path in folder.glob(pattern):
-            path.unlink()
+    """Deletes a job's files, and nothing else.
+
+    Without the record nobody goes on with what is left, or reads it, if this is cut short; with the
+    index, which says that there are results, nobody takes the folder for one without a job.
+    """
+    delete([folder / FILE])
+    for pattern in (f"{SHARDS}/[0-9]*.safetensors", f"{LOG}/*.jsonl", BAD_FILES, PAGE, ITEMS):
+        delete([*folder.glob(pattern)])
+    delete([*folder.glob(f"{INDEX}/[0-9]*.parquet")])
 
 
 def said_of(explainer: PictureExplainer) -> dict[str, Any]:
@@ -334,6 +408,7 @@ def said_of(explainer: PictureExplainer) -> dict[str, Any]:
     said: dict[str, Any] = _as_json(
         {
             "weights": fingerprint(explainer),
+            "parts": fingerprint_of_parts(explainer),
             "preprocessing": explainer.preprocessing.as_dict(),
             **surroundings(explainer.device),
         }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..weights_file import save_weights
-from .atomic_file import atomic_file
+from .atomic_file import atomic_file, readable
 from .job import Job
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Row:
         height, width: of the picture as it was explained.
         shard, row: where its attributions are: row of `tensor` in the shard's file.
         tensor: "attributions", or of pictures that keep their sizes "attributions.480x640".
+        scale: a power of two that what is stored there is to be multiplied by; 1 in float32.
     """
 
     number: int
@@ -53,6 +54,7 @@ class Row:
     shard: int | None = None
     row: int | None = None
     tensor: str | None = None
+    scale: float | None = None
 
 
 def schema() -> pyarrow.Schema:
@@ -64,7 +66,7 @@ def schema() -> pyarrow.Schema:
         "number": whole, "path": text, "status": text, "reason": text, "target": whole,
         "class_name": text, "probability": real, "delta": real, "error": real,
         "height": pyarrow.int32(), "width": pyarrow.int32(), "shard": whole,
-        "row": pyarrow.int32(), "tensor": text,
+        "row": pyarrow.int32(), "tensor": text, "scale": real,
     }  # fmt: skip
     return pyarrow.schema(list(kinds.items()))
 
@@ -111,8 +113,6 @@ def counts_of(index_file: Path) -> dict[str, int]:
 def _encodable(row: Row) -> dict[str, Any]:
     """With names of files that are no text written so that they can be read."""
     return {
-        name: value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        if isinstance(value, str)
-        else value
+        name: readable(value) if isinstance(value, str) else value
         for name, value in asdict(row).items()
     }

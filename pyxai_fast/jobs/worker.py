@@ -7,11 +7,11 @@ import json
 import math
 import os
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -19,15 +19,20 @@ from torch import Tensor
 from .. import plots
 from ..explanation import Explanation
 from ..models.black_box import BlackBox
+from ..models.query_error import QueryError
 from ..picture_explainer import PictureExplainer
 from ..runtime.chunks import FEWEST_ROWS, FIRST_CHUNK_BYTES, FIRST_CHUNK_ROWS
+from ..runtime.memory import is_out_of_memory
 from .job import LOG, STORES, Job
-from .reading import Batch, Group, Span, SpanReader
+from .reading import Batch, Group, Span, SpanReader, reader_died
 from .shard_files import BAD, NOT_FINITE, OK, Row, commit
 
 
 class JobStopped(RuntimeError):
     """The model, or the disk, failed. Shards that are done stay done."""
+
+
+KEPT = "shards that are done are kept, and resume goes on from there"
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,9 @@ class ShardWorker:
     """Explains shards of a job, each from start to finish and with the same bits in any process.
 
     A shard is a range of items, cut into batches of a fixed size; those that cannot be read are
-    left out of theirs. Nothing else decides what it looks like: no other shard, and nothing that
-    this process did before.
+    left out of theirs. Where the model fails on pictures of a batch they are explained one by one,
+    in every process alike, and those that it refuses are bad files too. Nothing else decides what
+    a shard looks like: no other shard, and nothing that this process did before.
 
     Args:
         job: what is to be done. A process that only does a part of it needs nothing else.
@@ -107,18 +113,53 @@ class ShardWorker:
             A report of each, when its files are on the disk.
 
         Raises:
-            JobStopped: the model or the disk failed; shards that were reported are done.
+            JobStopped: the model, what reads or the disk failed; shards that were reported are
+                done.
         """
-        batches = self._reader.read(self._spans(shards))
-        with ThreadPoolExecutor(1, "commit") as writer:
-            writing: Future[ShardReport] | None = None
-            for shard, of_shard in itertools.groupby(batches, lambda batch: batch.span.shard):
-                finished = self._explained(shard, of_shard, done)
-                if writing is not None:  # no more than one waits, with all of its maps
+        asked: deque[Span] = deque()
+        batches = self._read(shards, asked)
+        try:
+            with ThreadPoolExecutor(1, "commit") as writer:
+                writing: Future[ShardReport] | None = None
+                for shard, of_shard in itertools.groupby(batches, lambda batch: batch.span.shard):
+                    finished = self._explained(shard, of_shard, done)
+                    if writing is not None:  # no more than one waits, with all of its maps
+                        yield _result_of(writing)
+                    writing = writer.submit(finished.write)
+                if writing is not None:
                     yield _result_of(writing)
-                writing = writer.submit(finished.write)
-            if writing is not None:
-                yield _result_of(writing)
+        except RuntimeError as error:
+            if not reader_died(error):
+                raise
+            raise JobStopped(f"jobs: stopped, for {_died(asked, error)}; {KEPT}") from error
+
+    def _read(self, shards: Iterable[int], asked: deque[Span]) -> Iterator[Batch]:
+        """Batches, while `asked` has the spans that are being read. Where reading fails, the last
+        says so: shards before its own are finished."""
+        stopped: list[Exception] = []
+
+        def spans() -> Iterator[Span]:
+            try:
+                for span in self._spans(shards):
+                    asked.append(span)
+                    yield span
+            except Exception as error:  # of who gives out shards, and not of who reads
+                stopped.append(error)
+
+        batches = self._reader.read(spans())
+        while True:
+            try:
+                batch = next(batches, None)
+            except Exception as error:  # DataLoader's, or of sockets that nobody listens at
+                if not self._reader.workers or not asked:
+                    raise
+                batch = Batch(asked[0], [], [], {}, _died(asked, error))
+            if batch is None:
+                break
+            yield batch
+            asked.popleft()
+        if stopped:
+            raise stopped[0]
 
     def _spans(self, shards: Iterable[int]) -> Iterator[Span]:
         size = self.job.batch_size
@@ -132,6 +173,8 @@ class ShardWorker:
     ) -> _Explained:
         finished = _Explained(self.job, shard)
         for batch in batches:
+            if batch.failed is not None:
+                raise JobStopped(f"jobs: stopped, for {batch.failed}; {KEPT}")
             finished.keys += batch.keys
             for number, reason in batch.bad.items():
                 finished.leave_out(number, reason)
@@ -145,23 +188,56 @@ class ShardWorker:
             return
         try:
             self._get_ready()
+        except Exception as error:  # on pictures that are as they should be
+            self._stop(group, finished.shard, error)
+        failed = self._tried(group, finished)
+        if failed is None:
+            return
+        refused = {group.numbers[0]: failed}
+        if len(group.numbers) > 1:
+            refused = {}
+            for row, number in enumerate(group.numbers):
+                found = self._tried(group.only([row]), finished)
+                if found is not None:
+                    refused[number] = found
+        if len(refused) == len(group.numbers):
+            try:
+                self._explain_made_up(1)
+            except Exception:  # it is not the pictures
+                self._stop(group, finished.shard, failed)
+        for number, found in refused.items():
+            finished.leave_out(number, f"the model: {_first_line(found)}")
+
+    def _tried(self, group: Group, finished: _Explained) -> Exception | None:
+        """Explains a group; gives the error where that may be due to one of its pictures."""
+        try:
             self._fix_rows(group.pixels)
             explanation = self.explainer(group.pixels, target=group.targets, numbers=group.numbers)
         except Exception as error:
-            first, last = group.numbers[0], group.numbers[-1]
-            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise JobStopped(
-                f"jobs: stopped at items {first} to {last}, in shard {finished.shard}: {text}; "
-                "shards that are done are kept, and resume goes on from there"
-            ) from error
+            if not may_be_a_picture(error):
+                self._stop(group, finished.shard, error)
+            return error
         finished.take(group.numbers, explanation)
+        return None
+
+    def _stop(self, group: Group, shard: int, error: Exception) -> NoReturn:
+        if reader_died(error):
+            raise error
+        first, last = group.numbers[0], group.numbers[-1]
+        items = f"item {first}" if first == last else f"items {first} to {last}"
+        raise JobStopped(
+            f"jobs: stopped at {items}, in shard {shard}: {_first_line(error)}; {KEPT}"
+        ) from error
 
     def _with_known_targets(self, group: Group, finished: _Explained) -> Group:
         """Without the pictures whose class the model does not have."""
         if group.targets is None:
             return group
         if self._classes is None and not isinstance(self.explainer.model.module, BlackBox):
-            self._classes = self.explainer.predict(group.pixels[:1]).shape[-1]
+            try:
+                self._classes = self.explainer.predict(self._made_up(1)).shape[-1]
+            except Exception as error:
+                self._stop(group, finished.shard, error)
         if self._classes is None or max(group.targets) < self._classes:
             return group
         kept = []
@@ -172,11 +248,7 @@ class ShardWorker:
                 finished.leave_out(
                     number, f"target {target} is none of the {self._classes} classes"
                 )
-        return Group(
-            [group.numbers[row] for row in kept],
-            group.pixels[kept],
-            [group.targets[row] for row in kept],
-        )
+        return group.only(kept)
 
     def _get_ready(self) -> None:
         """Measures what the first call of a process measures, so that no batch is cut in another
@@ -190,12 +262,19 @@ class ShardWorker:
         if isinstance(self.explainer.model.module, BlackBox):
             return
         job = self.job
-        shape = (job.preprocessing.channels, *job.size)
+        features = job.preprocessing.channels * math.prod(job.size)
         # As many as the first chunk takes: it is the one that is measured.
-        count = min(job.batch_size, job.shard_size, job.count, _first_rows(math.prod(shape)))
-        made_up = torch.rand(count, *shape, generator=torch.Generator().manual_seed(0))
-        self.explainer.plan = replace(job.plan, rows=max(job.plan.rows, FIRST_CHUNK_ROWS))
-        self.explainer(made_up, numbers=range(count))
+        self._explain_made_up(min(job.batch_size, job.shard_size, job.count, _first_rows(features)))
+
+    def _explain_made_up(self, count: int) -> None:
+        plan = self.job.plan
+        self.explainer.plan = replace(plan, rows=max(plan.rows, FIRST_CHUNK_ROWS))
+        self.explainer(self._made_up(count), numbers=range(count))
+
+    def _made_up(self, count: int) -> Tensor:
+        """Pictures of noise, of the size that the plan is for."""
+        shape = (count, self.job.preprocessing.channels, *self.job.size)
+        return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
     def _fix_rows(self, pixels: Tensor) -> None:
         """How many rows go through the model at once: of pictures of another size than the plan is
@@ -224,13 +303,32 @@ def _first_rows(features: int) -> int:
     return max(1, min(FIRST_CHUNK_ROWS, FIRST_CHUNK_BYTES // (4 * features)))
 
 
+def may_be_a_picture(error: Exception) -> bool:
+    """Whether an error of the model may be due to a picture, and not come from elsewhere."""
+    elsewhere = isinstance(error, QueryError) or is_out_of_memory(error) or reader_died(error)
+    return not elsewhere
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _died(asked: Sequence[Span], error: Exception) -> str:
+    """What is said of a process that reads, while spans were asked for."""
+    first, last = asked[0], asked[-1]
+    return (
+        f"a process that reads pictures died somewhere in items {first.first} to {last.last - 1}, "
+        f"from shard {first.shard} on ({_first_line(error)}): memory ran out, or a decoder crashed "
+        "on one of them; resume with workers=0 (--workers 0), or begin anew without that picture"
+    )
+
+
 def _result_of(writing: Future[ShardReport]) -> ShardReport:
     try:
         return writing.result()
     except Exception as error:  # of three libraries that write
         raise JobStopped(
-            f"jobs: stopped, for results cannot be written: {error}; shards that are done are "
-            "kept, and resume goes on from there"
+            f"jobs: stopped, for results cannot be written: {error}; {KEPT}"
         ) from error
 
 
@@ -253,13 +351,14 @@ class _Explained:
         """Takes in the explanation of items, [n, C, H, W]."""
         maps, errors = explanation.attributions, explanation.standard_error
         assert isinstance(maps, Tensor)
-        held = self._add("attributions", maps)
+        scales = _scales(maps, errors) if self.job.store == "fp16" else [1.0] * len(numbers)
+        held = self._add("attributions", maps, scales)
         finite = held.flatten(1).isfinite().all(1).tolist()
         name, first = self._name("attributions", maps), self._stored("attributions", maps)
         relative: list[float | None] = [None] * len(numbers)
         if errors is not None:
             assert isinstance(errors, Tensor)
-            self._add("standard_error", errors)
+            self._add("standard_error", errors, scales)
             relative = [_relative(m, e) for m, e in zip(maps, errors, strict=True)]
         for position, number in enumerate(numbers):
             class_name, probability = plots.class_and_probability(explanation, position)
@@ -278,6 +377,7 @@ class _Explained:
                 shard=self.shard,
                 row=first - len(numbers) + position,
                 tensor=name,
+                scale=scales[position],
             )
         for kind in self.counts:
             self.counts[kind] += getattr(explanation.cost, kind)
@@ -304,7 +404,7 @@ class _Explained:
         """What differs from run to run, and so must not be in the files themselves."""
         line: dict[str, Any] = asdict(report)
         line["bad"] = len(report.bad)
-        line["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        line["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         path = self.job.folder / LOG / f"{os.uname().nodename}-{os.getpid()}.jsonl"
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -317,8 +417,12 @@ class _Explained:
             return kind
         return f"{kind}.{maps.shape[-2]}x{maps.shape[-1]}"
 
-    def _add(self, kind: str, values: Tensor) -> Tensor:
-        held = values.detach().to("cpu", STORES[self.job.store]).contiguous()
+    def _add(self, kind: str, values: Tensor, scales: list[float]) -> Tensor:
+        values = values.detach()
+        if self.job.store == "fp16":
+            each = torch.tensor(scales, dtype=torch.float64, device=values.device)
+            values = values / each.view(-1, *[1] * (values.dim() - 1))  # exact in float64
+        held = values.to("cpu", STORES[self.job.store]).contiguous()
         self.tensors[self._name(kind, values)].append(held)
         return held
 
@@ -338,6 +442,23 @@ def _finite(value: Any) -> float | None:
 def _how_many_not_finite(attributions: Tensor) -> str:
     count = int((~attributions.isfinite()).sum())
     return f"{count} of {attributions.numel()} attributions are nan or inf"
+
+
+def _scales(*stored: Any) -> list[float]:
+    """For each item the power of two that brings the largest magnitude of its maps into
+    [2^14, 2^15): float16 ends at 65504, and has all of its digits down to 2^-14."""
+    largest = torch.stack(
+        [
+            values.detach().double().nan_to_num(0.0, 0.0, 0.0).abs().flatten(1).amax(1)
+            for values in stored
+            if values is not None
+        ]
+    ).amax(0)
+    exponents = torch.frexp(largest).exponent.tolist()
+    return [
+        2.0 ** (exponent - 15) if size else 1.0
+        for exponent, size in zip(exponents, largest.tolist(), strict=True)
+    ]
 
 
 def _relative(attributions: Tensor, errors: Tensor) -> float | None:
