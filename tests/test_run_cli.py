@@ -99,6 +99,20 @@ def test_what_cannot_go_on_is_refused(
     assert message in told and told.count("\n") == 1
 
 
+def test_references_that_changed_are_noticed(
+    pictures: Path, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (reference,) = draw(tmp_path / "references", 1, (32, 32), seed=1)
+    options = ["--method", "expected_gradients", "--references", str(reference)]
+    assert run(pictures, out, *options) == 0
+    assert run(pictures, out, *options, "--resume") == 0
+    draw(tmp_path / "references", 1, (32, 32), seed=2)
+    (out / "index" / "00001.parquet").unlink()
+    capsys.readouterr()
+    assert run(pictures, out, *options, "--resume") == 2
+    assert f'references.{reference} "sha256:' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

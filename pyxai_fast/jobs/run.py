@@ -100,7 +100,8 @@ def explain_dataset(
         shard_size: pictures in a file, which are in memory until it is written.
         workers: processes that read pictures ahead of the model; 0 reads them in this one. A script
             that asks for them needs the usual `if __name__ == "__main__":`.
-        store: "fp32" or "fp16", of attributions.
+        store: "fp32" or "fp16", of attributions; in fp16 each picture's have a power of two in
+            common, so that maps of any size keep 11 binary digits. Results gives them as they were.
         limit: only so many pictures, the first.
         resume: go on with the job that is in the folder, if there is one.
         overwrite: begin anew, whatever job is in the folder.
@@ -114,7 +115,8 @@ def explain_dataset(
     Raises:
         ArgumentError: an argument that cannot be used; a job that is there, or that was begun with
             other settings.
-        JobStopped: the model or the disk failed.
+        JobStopped: the model or the disk failed, or a process that reads. A file that cannot be
+            read, or that the model refuses, stops nothing: it is listed in bad.csv.
         MissingDependency: pyarrow, safetensors or Pillow is not installed.
     """
     began = time.perf_counter()
