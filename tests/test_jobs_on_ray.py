@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 pytest.importorskip("safetensors", reason="safetensors is not installed")
-pytest.importorskip("PIL", reason="Pillow is not installed")
+Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytest.importorskip("ray.data", reason="Ray Data is not installed")
 
@@ -22,16 +22,17 @@ import torch  # noqa: E402
 from job_cases import draw, files_of  # noqa: E402
 from odd_explainers import (  # noqa: E402
     deadly,
-    failing,
+    failing_next_time,
     made,
     not_there,
-    of_other_weights_next_time,
+    of_other_weights,
     slow,
 )
 
 from pyxai_fast import jobs  # noqa: E402
 from pyxai_fast.errors import ArgumentError  # noqa: E402
 from pyxai_fast.jobs.on_ray import Share, connected, explain_on_ray  # noqa: E402
+from pyxai_fast.jobs.taking_part import take_part  # noqa: E402
 from pyxai_fast.models.errors import ModelSpecError  # noqa: E402
 
 COUNT = 24
@@ -40,18 +41,19 @@ COUNT = 24
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """Of two cores, on the loopback device alone."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    ray.init(
-        "local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=100 << 20,
-        logging_level="error",
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
         # Workers import what makes explainers.
-        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
-    )
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        ray.init(
+            "local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=100 << 20,
+            logging_level="error",
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+        )
     yield
     ray.shutdown()
 
@@ -101,20 +103,15 @@ def workers_of(out: Path) -> set[str]:
 def test_workers_write_what_one_machine_writes(
     pictures: Path, alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    summary = on_ray(pictures, tmp_path / "out", progress=True)
-    assert files_of(tmp_path / "out") == files_of(alone)
+    out = tmp_path / "out"
+    summary = on_ray(pictures, out, progress=True)
+    assert files_of(out) == files_of(alone)
     assert (summary.items, summary.ok, summary.bad) == (COUNT, COUNT - 1, 1)
     assert summary.explained_now == COUNT and summary.gradients == 8 * (COUNT - 1)
-    assert workers_of(tmp_path / "out") and not workers_of(tmp_path / "out") & workers_of(alone)
-    assert (tmp_path / "out" / "summary.html").exists()
+    assert workers_of(out) and not workers_of(out) & workers_of(alone)
+    assert (out / "summary.html").exists()
     assert "005.png: " in capsys.readouterr().err
-
-
-def test_what_workers_began_goes_on_on_one_machine(
-    pictures: Path, alone: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    on_ray(pictures, out, workers=1)
+    # And one machine goes on with what workers have done.
     for shard in (2, 7):
         (out / "index" / f"{shard:05d}.parquet").unlink()
     with one_thread():
@@ -124,7 +121,7 @@ def test_what_workers_began_goes_on_on_one_machine(
 
 
 def test_what_one_machine_began_goes_on_though_a_worker_is_killed(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pictures: Path, tmp_path: Path
 ) -> None:
     notes, alone, out = tmp_path / "notes", tmp_path / "alone", tmp_path / "out"
     notes.mkdir()
@@ -152,37 +149,9 @@ def test_what_one_machine_began_goes_on_though_a_worker_is_killed(
     assert killed and (notes / str(killed[0])).exists()
     assert summary.complete and summary.explained_now == COUNT - 6
     assert files_of(out) == files_of(alone)
-    assert "was lost and replaced" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- how it ends
-
-
-def red(folder: Path) -> Path:
-    """Pictures, of which the fifth is all red."""
-    from PIL import Image
-
-    draw(folder, 8)
-    Image.new("RGB", (16, 16), (255, 0, 0)).save(folder / "004.png")
-    return folder
-
-
-def test_a_picture_that_kills_every_worker_ends_the_job(tmp_path: Path) -> None:
-    with pytest.raises(jobs.JobStopped, match="died 4 times of the same shards"):
-        on_ray(red(tmp_path / "in"), tmp_path / "out", deadly, workers=1, shard_size=2)
-    assert 1 <= len(list((tmp_path / "out" / "index").glob("*.parquet"))) < 4
-
-
-def test_what_the_model_raises_ends_the_job(tmp_path: Path) -> None:
-    with pytest.raises(jobs.JobStopped, match="items 4 to 5, in shard 2: too red"):
-        on_ray(red(tmp_path / "in"), tmp_path / "out", failing, workers=1, shard_size=2)
-
-
-def test_a_worker_of_another_model_is_refused(pictures: Path, tmp_path: Path) -> None:
-    make = partial(of_other_weights_next_time, tmp_path)
-    with pytest.raises(jobs.JobStopped, match="is not as where the job was begun: weights"):
-        on_ray(pictures, tmp_path / "out", make, workers=1)
-    assert not list((tmp_path / "out" / "index").iterdir())
 
 
 def test_errors_are_those_of_one_machine(pictures: Path, alone: Path, tmp_path: Path) -> None:
@@ -190,6 +159,32 @@ def test_errors_are_those_of_one_machine(pictures: Path, alone: Path, tmp_path: 
         on_ray(pictures, alone)
     with pytest.raises(ModelSpecError, match=r"^model: must be there, got none$"):
         on_ray(pictures, tmp_path / "out", not_there)
+
+
+def test_a_picture_that_kills_every_worker_ends_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pyxai_fast.jobs.on_ray.DEATHS", 1)
+    draw(tmp_path / "in", 8)
+    for number, colour in ((0, (0, 255, 0)), (4, (255, 0, 0))):
+        Image.new("RGB", (16, 16), colour).save(tmp_path / "in" / f"00{number}.png")
+    make = partial(deadly, tmp_path)  # green kills one worker, red every one
+    with pytest.raises(jobs.JobStopped, match="died 2 times of the same shards"):
+        on_ray(tmp_path / "in", tmp_path / "out", make, workers=1, shard_size=2)
+    done = [path.name for path in sorted((tmp_path / "out" / "index").glob("*.parquet"))]
+    assert done == ["00000.parquet", "00001.parquet"]
+    assert capsys.readouterr().err.count("was lost and replaced") == 1
+
+
+def test_a_model_that_fails_ends_the_job(pictures: Path, tmp_path: Path) -> None:
+    make = partial(failing_next_time, tmp_path)
+    with pytest.raises(jobs.JobStopped, match=r"in shard 0: too hot here; shards .* from there$"):
+        on_ray(pictures, tmp_path / "out", make, workers=1)
+
+
+def test_a_worker_of_another_model_is_refused(alone: Path) -> None:
+    with pytest.raises(jobs.JobStopped, match="is not as where the job was begun: weights"):
+        take_part(jobs.job_of(alone, of_other_weights))
 
 
 def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -291,10 +291,11 @@ class _Explainer:
         import ray
 
         context = ray.get_runtime_context()
-        said = {
+        said: dict[str, list[Any]] = {
             "node": [os.uname().nodename],
             "worker": [f"{os.uname().nodename} {os.getpid()}"],
-            "again": [context.was_current_actor_reconstructed],
+            # Only told of: a version of Ray that does not know may come.
+            "again": [bool(getattr(context, "was_current_actor_reconstructed", False))],
         }
         for report in self._reports([int(shard) for shard in portion["item"]]):
             yield {"report": [json.dumps(asdict(report))], **said}
@@ -360,9 +361,13 @@ def _go_to(folder: str) -> None:
 
 
 def _cause_of(error: Any) -> BaseException:
-    """What a remote function raised, as it raised it."""
+    """What a remote function raised, as it raised it: Ray Data adds lines of its own."""
     cause = error.cause
-    return cause if isinstance(cause, BaseException) else JobStopped(_first_line(error))
+    if not isinstance(cause, BaseException):
+        return JobStopped(_first_line(error))
+    if len(cause.args) == 1 and isinstance(cause.args[0], str):
+        cause.args = (_first_line(cause),)
+    return cause
 
 
 def _first_line(error: BaseException) -> str:
