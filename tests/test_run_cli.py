@@ -193,3 +193,22 @@ def test_an_interrupted_run_finishes_nothing_half(tmp_path: Path, out: Path) -> 
     assert "what is done is kept; --resume goes on" in said and "Traceback" not in said
     assert not list(out.rglob(".*unfinished*"))
     assert 1 <= len(jobs.results(out)) < 40
+
+
+def test_processes_that_read_end_with_a_run_that_is_killed(tmp_path: Path, out: Path) -> None:
+    draw(tmp_path / "in", 60, (32, 32))
+    arguments = [
+        str(tmp_path / "in"), "--model", "demo", "--device", "cpu", "--steps", "300",
+        "--batch-size", "4", "--shard-size", "4", "--workers", "2",
+    ]  # fmt: skip
+    process = start(arguments, out)
+    while process.poll() is None and not any((out / "index").glob("*.parquet")):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)  # it alone
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, said
+    ended = time.monotonic() + 30
+    with pytest.raises(ProcessLookupError):  # nobody of its group is left
+        while time.monotonic() < ended:
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
