@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import ipaddress
 import logging
 import math
 import os
 import re
+import socket
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from pyxai_fast.cli_explainer import MethodRequest
     from pyxai_fast.serving.app import ServingApp
 
-_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+_PACKAGES = ("fastapi", "uvicorn", "httptools", "prometheus_client")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +58,35 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of a picture that is sent, before it is resized",
     )
+    add(
+        "--max-work",
+        type=positive_int,
+        default=20_000,
+        metavar="N",
+        help="pictures of a request, times the steps, samples or queries of each",
+    )
+    add(
+        "--max-connections",
+        type=positive_int,
+        default=512,
+        metavar="N",
+        help="beyond them idle ones are closed, and nothing but health is answered",
+    )
     add("--timeout-s", type=_positive, default=60.0, metavar="S", help="for a request")
+    add("--body-timeout-s", type=_positive, default=10.0, metavar="S", help="for its body to come")
+    add(
+        "--allowed-hosts",
+        metavar="NAMES",
+        help="what the server may be called, a,b,c; * for anything (default: this machine's own "
+        "names while --host is one of them, else anything)",
+    )
+    add(
+        "--drain-delay-s",
+        type=_not_negative,
+        default=0.0,
+        metavar="S",
+        help="to take work for, when stopped, while /readyz says no",
+    )
     add("--drain-s", type=_positive, default=30.0, metavar="S", help="to finish in, when stopped")
     add("--quiet", action="store_true", help="no line for each request")
     add("--ray", action="store_true", help="on Ray Serve, with replicas")
@@ -95,6 +126,10 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         if error.errno is None:
             raise
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise UsageError(
+                f"--host: must be a name or an address of this machine, got {args.host!r}"
+            ) from error
         raise UsageError(f"--port: {args.host}:{args.port} cannot be had: {error}") from error
 
 
@@ -102,13 +137,18 @@ def _serve(args: argparse.Namespace, request: MethodRequest) -> int:
     from pyxai_fast.serving.server import Server, listen
 
     bound = listen(args.host, args.port)
-    app = _app(args, request)
     host, port = bound.getsockname()[:2]
+    app = _app(args, request)
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     bound.listen()  # whoever reads the line may connect
     print(f"serving {app.service.name} on {address}", flush=True)
-    answered = Server(app, args.drain_s).serve_on(bound)
-    if not answered:
+    answered = Server(app, args.drain_s, args.drain_delay_s).serve_on(bound)
+    failure = app.service.failure
+    if failure is not None:
+        message = f"--model: {args.model!r} failed at its first picture: {failure}"
+        print(f"pyxai-fast: error: {message}", file=sys.stderr, flush=True)
+        answered = False
+    elif not answered:
         print("pyxai-fast: error: stopped before all was answered", file=sys.stderr, flush=True)
     if not app.service.close(drain=False, timeout=0.0):
         os._exit(0 if answered else 1)  # a model at work can be neither interrupted nor torn down
@@ -157,8 +197,28 @@ def _app(args: argparse.Namespace, request: MethodRequest) -> ServingApp:
         pixels=args.max_pixels,
         requests=args.max_queue,
         seconds=args.timeout_s,
+        body_seconds=args.body_timeout_s,
+        work=args.max_work,
+        connections=args.max_connections,
     )
-    return ServingApp(service, limits)
+    return ServingApp(service, limits, _hosts(args.host, args.allowed_hosts))
+
+
+def _hosts(host: str, allowed: str | None) -> list[str] | None:
+    """The names that a server may be called by; None for any."""
+    if allowed is not None:
+        return None if allowed == "*" else allowed.split(",")
+    shown = f"[{host}]" if ":" in host else host
+    here = ["localhost", "127.0.0.1", "[::1]"]
+    # Who listens to other machines too cannot know what they call this one.
+    return list(dict.fromkeys([*here, shown])) if shown in here or _is_loopback(host) else None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def name_of(model: str) -> str:

@@ -132,16 +132,45 @@ def test_a_batch_has_one_key(worker: Worker, batcher: Any) -> None:
     assert worker.batches[1:] == [("a", [0, 2, 3]), ("b", [1, 4])]
 
 
-def test_whoever_came_first_is_served_first_and_nobody_starves(
-    worker: Worker, batcher: Any
-) -> None:
+def test_keys_take_turns_and_nobody_starves(worker: Worker, batcher: Any) -> None:
     running = batcher(max_wait=0.0)
     held(worker, running)
+    running.submit("busy", list(range(12)))
+    running.submit("other", list(range(20, 28)))
     running.submit("rare", [100])
-    futures = running.submit("busy", list(range(12)))
     worker.gate.set()
-    futures[-1].result(SOON)
-    assert [key for key, _ in worker.batches[1:]] == ["rare", "busy", "busy", "busy"]
+    running.close(timeout=SOON)
+    served = [key for key, _ in worker.batches[1:]]
+    assert served == ["busy", "other", "rare", "busy", "other", "busy"]
+
+
+def test_lanes_have_equal_turns_however_many_keys_they_have(worker: Worker, batcher: Any) -> None:
+    running = batcher(max_wait=0.0, lane=lambda key: key[0])
+    held(worker, running)
+    for key in ("a1", "a2", "a3", "b1"):
+        running.submit(key, list(range(8)))
+    worker.gate.set()
+    running.close(timeout=SOON)
+    served = [key for key, _ in worker.batches[1:]]
+    assert served == ["a1", "b1", "a2", "b1", "a3", "a1", "a2", "a3"]
+
+
+def test_calls_of_a_key_share_its_batches(worker: Worker, batcher: Any) -> None:
+    running = batcher(max_wait=0.0)
+    held(worker, running)
+    running.submit("a", list(range(8)))
+    small = running.submit("a", [100])
+    worker.gate.set()
+    running.close(timeout=SOON)
+    assert [items for _, items in worker.batches[1:]] == [[0, 100, 1, 2], [3, 4, 5, 6], [7]]
+    assert small[0].result(0) == 200
+
+
+def test_a_key_may_have_smaller_batches(worker: Worker, batcher: Any) -> None:
+    running = batcher(largest=lambda key: {"costly": 2, "absurd": 0}.get(key, 100))
+    for key in ("costly", "absurd", "cheap"):
+        running.submit(key, [1, 2, 3, 4])[3].result(SOON)
+    assert worker.sizes() == [2, 2, 1, 1, 1, 1, 4]
 
 
 def test_a_full_batch_goes_before_one_that_waits(worker: Worker, batcher: Any) -> None:
@@ -218,6 +247,47 @@ def test_too_few_answers_fail_the_batch_and_not_the_thread(batcher: Any) -> None
         assert future.exception(SOON) is None or isinstance(future.exception(), ValueError)
     assert short.submit("a", [1])[0].result(SOON) == 1
     assert short.close(timeout=SOON)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_work_that_exits_ends_neither_the_thread_nor_who_waits(
+    worker: Worker, batcher: Any, kind: Any
+) -> None:
+    running = batcher()
+    worker.bad = {3: kind()}
+    futures = running.submit("a", [1, 2, 3, 4])
+    assert [futures[i].result(SOON) for i in (0, 1, 3)] == [2, 4, 8]
+    with pytest.raises(RuntimeError, match=f"work raised {kind.__name__}"):
+        futures[2].result(SOON)
+    assert running.submit("a", [5, 6, 7, 8])[0].result(SOON) == 10
+    assert not running.broken
+
+
+def test_what_cannot_be_counted_is_answered_nevertheless(batcher: Any) -> None:
+    def count(*_: object) -> None:
+        raise ValueError("no such counter")
+
+    running = batcher(max_wait=0.0, on_batch=count)
+    assert running.submit("a", [1])[0].result(SOON) == 2
+    assert running.submit("a", [2])[0].result(SOON) == 4
+
+
+def test_a_thread_that_ends_leaves_nobody_waiting(worker: Worker, batcher: Any) -> None:
+    def lane(key: Any) -> Any:
+        if key == "fatal":
+            raise SystemExit
+        return key
+
+    running = batcher(max_wait=0.0, lane=lane)
+    held(worker, running)
+    futures = running.submit("fatal", [1]) + running.submit("a", [2])
+    worker.gate.set()
+    for future in futures:
+        with pytest.raises(Closed):
+            future.result(SOON)
+    assert running.broken
+    with pytest.raises(Closed):
+        running.submit("a", [3])
 
 
 def test_closing_answers_what_waits_and_takes_no_more(worker: Worker, batcher: Any) -> None:

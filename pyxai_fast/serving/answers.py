@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyxai_fast.serving.service import PictureExplanation, class_name
+from pyxai_fast.serving.service import PictureExplanation, class_name, finite
 
 INLINE_BYTES = 2**16
 """Answers of so many bytes are encoded in less time than another thread takes to wake."""
@@ -74,7 +74,7 @@ def explained(
             {
                 "target": i,
                 "class_name": class_name(class_names, i),
-                "probability": float(row.probabilities[i]),
+                "probability": finite(float(row.probabilities[i])),
             }
             for i in order
         ]

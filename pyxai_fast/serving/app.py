@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -15,7 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
+from pyxai_fast.errors import ArgumentError
 from pyxai_fast.models.query_error import QueryError
 from pyxai_fast.serving.all_done import all_done
 from pyxai_fast.serving.answers import (
@@ -30,12 +33,15 @@ from pyxai_fast.serving.micro_batcher import Closed, QueueFull
 from pyxai_fast.serving.page import page_files
 from pyxai_fast.serving.questions import ANSWER_FORMATS, FILE_FORMATS, Question, read_question
 from pyxai_fast.serving.refusal import Refusal
-from pyxai_fast.serving.service import Service
+from pyxai_fast.serving.sending import send_in_chunks
+from pyxai_fast.serving.service import ModelFailed, Service
 from pyxai_fast.serving.traffic import Traffic, WatchedApp
 
 LOG = logging.getLogger("pyxai_fast.serving")
 JSON = "application/json"
 DECODERS = 2
+GRACE = 5.0
+"""Seconds that an answer has to be sent in, however late it comes."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 Answer = TypeVar("Answer")
@@ -47,19 +53,33 @@ class ServingApp:
     Args:
         service: what answers; started and closed with the app.
         limits: of what clients may send.
+        hosts: names that the server may be called by; None for any. A page of somebody else, whose
+            name leads here, is not answered then.
     """
 
-    def __init__(self, service: Service, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        service: Service,
+        limits: Limits | None = None,
+        hosts: Sequence[str] | None = None,
+    ) -> None:
         limits = limits or Limits()
         most = min(limits.instances, service.batcher.max_queue)  # more could never wait
         self.service, self.limits = service, replace(limits, instances=most)
-        self.traffic = Traffic()
+        self.hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
+        self.traffic = traffic = Traffic()
+        service.metrics.watch_requests(lambda: traffic.receiving, lambda: traffic.decoding)
         self._pool: ThreadPoolExecutor | None = None
 
     def asgi(self) -> FastAPI:
         """The app, for any ASGI server."""
         app = FastAPI(
-            title="pyxai_fast", docs_url=None, redoc_url=None, openapi_url=None, lifespan=self._life
+            title="pyxai_fast",
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+            redirect_slashes=False,
+            lifespan=self._life,
         )
         get = ["GET"]
         named = "/v1/models/{name}"
@@ -103,20 +123,22 @@ class ServingApp:
 
     async def _predict(self, request: Request) -> Response:
         question = await self._question(request, explain=False)
-        futures = self._queued(lambda: self.service.predict(question.pixels))
-        rows = await self._answers(request, futures)
+        with self._held(question):
+            futures = self._queued(lambda: self.service.predict(question.pixels))
+            rows = await self._answers(request, futures)
         if sum(row.nbytes for row in rows) > 4096:
             return _json(await self._off_loop(predictions_body, rows))
         return _json(predictions_body(rows))
 
     async def _explain(self, request: Request) -> Response:
         question = await self._question(request, explain=True)
-        futures = self._queued(
-            lambda: self.service.explain(
-                question.pixels, question.targets, question.method, question.options
+        with self._held(question):
+            futures = self._queued(
+                lambda: self.service.explain(
+                    question.pixels, question.targets, question.method, question.options
+                )
             )
-        )
-        rows = await self._answers(request, futures)
+            rows = await self._answers(request, futures)
         request.scope["pyxai_fast"].update(method=question.method, batch=rows[0].batch)
         parts = (rows, self.service.class_names, question.formats, question.top)
         if is_small(rows, question.formats):
@@ -127,25 +149,27 @@ class ServingApp:
         """Reads and decodes a request, off the event loop."""
         self._check_name(request)
         self._check_open()
-        if self.traffic.reading >= self.limits.requests:
-            raise self._busy(self.traffic.reading)
-        self.traffic.reading += 1
         parts: list[bytes] = []
         try:
             await self._read_body(request, parts)
             body = parts[0] if len(parts) == 1 else b"".join(parts)
-            question = await self._off_loop(
-                lambda: read_question(
-                    self.service,
-                    self.limits,
-                    body,
-                    request.headers.get("content-type", ""),
-                    request.url.query,
-                    explain=explain,
+            if self.traffic.decoding >= self.limits.requests:
+                raise self._busy(self.traffic.decoding)
+            self.traffic.decoding += 1
+            try:
+                question = await self._off_loop(
+                    lambda: read_question(
+                        self.service,
+                        self.limits,
+                        body,
+                        request.headers.get("content-type", ""),
+                        request.url.query,
+                        explain=explain,
+                    )
                 )
-            )
+            finally:
+                self.traffic.decoding -= 1
         finally:
-            self.traffic.reading -= 1
             self.traffic.buffered -= sum(map(len, parts))
         request.scope["pyxai_fast"]["pictures"] = len(question.pixels)
         return question
@@ -160,14 +184,34 @@ class ServingApp:
         if length.isdecimal() and int(length) > most:
             raise too_large
         size = 0
-        async for part in request.stream():
-            parts.append(part)
-            size += len(part)
-            self.traffic.buffered += len(part)
-            if size > most:
-                raise too_large
-            if self.traffic.buffered > max(self.limits.buffered, most):
-                raise self._busy(self.traffic.reading)
+        self.traffic.receiving += 1
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                async for part in request.stream():
+                    parts.append(part)
+                    size += len(part)
+                    self.traffic.buffered += len(part)
+                    if size > most:
+                        raise too_large
+                    if self.traffic.buffered > max(self.limits.buffered, most):
+                        raise self._busy(self.traffic.receiving, "bodies")
+        except TimeoutError:
+            reason = f"the body: must come within {self.limits.body_seconds:g} s"
+            raise Refusal(408, reason, "slow_body", {"connection": "close"}) from None
+        finally:
+            self.traffic.receiving -= 1
+
+    @contextmanager
+    def _held(self, question: Question) -> Iterator[None]:
+        """Room for decoded pictures, until they are answered."""
+        size = sum(each.nbytes for each in question.pixels)
+        if self.traffic.held and self.traffic.held + size > self.limits.held:
+            raise self._busy(self.service.batcher.waiting)
+        self.traffic.held += size
+        try:
+            yield
+        finally:
+            self.traffic.held -= size
 
     def _queued(self, submit: Callable[[], list[Future[Answer]]]) -> list[Future[Answer]]:
         try:
@@ -208,13 +252,24 @@ class ServingApp:
             raise _DRAINING
         if not self.service.ready:
             reason = self.service.failure or "it is warming up"
+            if not self.service.alive:
+                reason = "its thread has ended"
             raise Refusal(
                 503, f"the model is not ready: {reason}", "not_ready", {"retry-after": "1"}
             )
 
-    def _busy(self, waiting: int) -> Refusal:
+    def _check_host(self, request: Request) -> None:
+        if self.hosts is None:
+            return
+        given = request.headers.get("host", "")
+        host = re.sub(r":\d*$", "", given).lower()
+        if host not in self.hosts:
+            known = ", ".join(sorted(self.hosts))
+            raise Refusal(421, f"host: must be one of {known}, got {given[:80]!r}", "host")
+
+    def _busy(self, waiting: int, kind: str = "queue_full") -> Refusal:
         seconds = str(self.service.seconds_to_wait())
-        return Refusal(429, f"too busy: {waiting} wait", "queue_full", {"retry-after": seconds})
+        return Refusal(429, f"too busy: {waiting} wait", kind, {"retry-after": seconds})
 
     # ---------------------------------------------------------------- about the server
 
@@ -234,7 +289,14 @@ class ServingApp:
                     "name": service.name,
                     "ready": self._ready(),
                     "methods": list(service.methods),
-                    "options": {name: list(bounds) for name, bounds in OPTION_BOUNDS.items()},
+                    "options": {
+                        method: {
+                            name: {"from": bounds[0], "to": bounds[1], "default": default}
+                            for name, default in service.choices(method).items()
+                            for bounds in (OPTION_BOUNDS[name],)
+                        }
+                        for method in service.methods
+                    },
                     "formats": list(ANSWER_FORMATS),
                     "classes": service.classes,
                     "class_names": service.class_names,
@@ -244,7 +306,10 @@ class ServingApp:
                     "limits": {
                         "body": self.limits.body,
                         "pixels": self.limits.pixels,
+                        "pixels_together": self.limits.pixels_together,
                         "instances": self.limits.instances,
+                        "numbers": self.limits.numbers,
+                        "work": self.limits.work,
                     },
                     "sample": service.explainer.model.spec == "demo",
                 }
@@ -252,7 +317,8 @@ class ServingApp:
         )
 
     async def _alive(self, _: Request) -> Response:
-        return _json(b'{"live":true}')
+        alive = self.service.alive
+        return _json(json_bytes({"live": alive}), 200 if alive else 503)
 
     async def _is_ready(self, _: Request) -> Response:
         ready = self._ready()
@@ -262,26 +328,12 @@ class ServingApp:
         return Response(self.service.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     def _ready(self) -> bool:
-        return self.service.ready and not self.traffic.draining
+        return self.service.ready and not self.traffic.stopping
 
     # ---------------------------------------------------------------- routes
 
     def _route(self, word: str, path: str, handler: Handler, methods: list[str]) -> Route:
-        """Refusals and failures of a handler, as answers."""
-
-        async def answered(request: Request) -> Response:
-            about = request.scope["pyxai_fast"]
-            about["route"] = word
-            try:
-                async with asyncio.timeout(self.limits.seconds):
-                    return await handler(request)
-            except Exception as error:
-                refusal = _as_refusal(error, self.limits)
-                self.service.metrics.rejected(refusal.kind)
-                about["refused"] = refusal.kind
-                return _json(json_bytes({"error": refusal.reason}), refusal.status, refusal.headers)
-
-        return Route(path, answered, methods=methods)
+        return Route(path, _Answered(self, word, handler), methods=methods)
 
     def _file(self, path: str, data: bytes, kind: str) -> Route:
         headers = {
@@ -297,7 +349,52 @@ class ServingApp:
         return self._route("page", path, file, ["GET"])
 
 
+class _Answered:
+    """An ASGI app: what a handler returns or raises, as an answer, in the time that there is."""
+
+    def __init__(self, serving: ServingApp, word: str, handler: Handler) -> None:
+        self.serving, self.word, self.handler = serving, word, handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["pyxai_fast"]["route"] = self.word
+        now = asyncio.get_running_loop().time
+        seconds = self.serving.limits.seconds
+        end = now() + seconds
+        response = await self._response(Request(scope, receive, send), end)
+        try:
+            async with asyncio.timeout_at(max(end, now() + min(GRACE, seconds))):
+                await send_in_chunks(response, send)
+        except TimeoutError:
+            self._refused(scope, "cut")
+            await _cut(scope)
+
+    async def _response(self, request: Request, end: float) -> Response:
+        serving = self.serving
+        try:
+            async with asyncio.timeout_at(end):
+                serving._check_host(request)
+                if self.word != "health" and _extension(request.scope, "pyxai_fast.crowded"):
+                    raise _CROWDED
+                return await self.handler(request)
+        except asyncio.CancelledError:
+            if not serving.traffic.stopping:
+                raise
+            refusal = _STOPPED  # its time is over: it still gets a word
+        except Exception as error:
+            refusal = _as_refusal(error, serving.limits)
+        self._refused(request.scope, refusal.kind)
+        return _json(json_bytes({"error": refusal.reason}), refusal.status, refusal.headers)
+
+    def _refused(self, scope: Scope, kind: str) -> None:
+        self.serving.service.metrics.rejected(kind)
+        scope["pyxai_fast"]["refused"] = kind
+
+
+_CROWDED = Refusal(
+    503, "too many connections", "connections", {"connection": "close", "retry-after": "1"}
+)
 _DRAINING = Refusal(503, "the server is stopping", "draining", {"connection": "close"})
+_STOPPED = replace(_DRAINING, kind="stopped")  # after it had been taken
 
 # The page needs nothing but its own files; pictures are shown from the user's disk.
 _POLICY = (
@@ -315,13 +412,29 @@ def _as_refusal(error: Exception, limits: Limits) -> Refusal:
     if isinstance(error, ClientDisconnect):
         return Refusal(499, "the client has gone", "disconnected")
     if isinstance(error, Closed):
-        return _DRAINING
+        return _STOPPED
+    if isinstance(error, ArgumentError):
+        return Refusal(400, str(error).splitlines()[0])
+    LOG.error("a request failed", exc_info=error)
     if isinstance(error, QueryError):
-        return Refusal(502, f"the model could not answer: {error}", "model")
-    if isinstance(error, (ValueError, TypeError)):
-        return Refusal(400, str(error).splitlines()[0] if str(error) else type(error).__name__)
-    LOG.exception("a request failed", exc_info=error)
-    return Refusal(500, f"the server failed: {type(error).__name__}", "failed")
+        return Refusal(502, "the model could not be asked", "model")
+    if isinstance(error, ModelFailed):
+        return Refusal(500, "the model failed", "model")
+    return Refusal(500, "the server failed", "failed")
+
+
+def _extension(scope: Scope, name: str) -> Any:
+    """What our own connections tell of themselves; other servers have nothing of the kind."""
+    return (scope.get("extensions") or {}).get(name)
+
+
+async def _cut(scope: Scope) -> None:
+    """Ends a connection with what its client has not read."""
+    abort = _extension(scope, "pyxai_fast.abort")
+    if abort is not None:
+        abort()
+        for _ in range(3):
+            await asyncio.sleep(0)  # until the server has noticed
 
 
 async def _not_routed(_: Request, error: Exception) -> Response:

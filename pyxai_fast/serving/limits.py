@@ -16,16 +16,32 @@ class Limits:
         body: bytes of a request's body.
         pixels: of a picture, before it is resized.
         pixels_unresized: of a picture for a model that takes pictures as they are.
+        pixels_together: of the pictures of a request, as the model gets them.
         instances: pictures in a request.
-        requests: that are being read and decoded at the same time.
-        buffered: bytes of their bodies, all together.
-        seconds: for a request, from its first byte to its answer.
+        work: pictures of a request, times the steps, samples or queries of each.
+        numbers: of a request in JSON outside base64, and of an answer in the format "array".
+        requests: that are being decoded at the same time.
+        buffered: bytes of bodies, all together.
+        held: bytes of decoded pictures that wait or are worked on, all together.
+        seconds: for a request, from its head to the end of its answer.
+        body_seconds: for its body to come.
+        head: bytes of a request's head.
+        head_seconds: for it to come.
+        connections: beyond them idle ones are closed, and nothing but health is answered.
     """
 
     body: int = 16 * 2**20
     pixels: int = 25_000_000
     pixels_unresized: int = 2**20
+    pixels_together: int = 8_000_000
     instances: int = 128
+    work: int = 20_000
+    numbers: int = 1_000_000
     requests: int = 256
     buffered: int = 256 * 2**20
+    held: int = 512 * 2**20
     seconds: float = 60.0
+    body_seconds: float = 10.0
+    head: int = 2**16
+    head_seconds: float = 10.0
+    connections: int = 512

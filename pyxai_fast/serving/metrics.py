@@ -40,6 +40,14 @@ class Metrics:
         self._queue = Gauge(
             "pyxai_fast_queue_pictures", "Pictures that wait for a batch", registry=registry
         )
+        self._receiving = Gauge(
+            "pyxai_fast_requests_receiving",
+            "Requests whose body has yet to come",
+            registry=registry,
+        )
+        self._decoding = Gauge(
+            "pyxai_fast_requests_decoding", "Requests that are being decoded", registry=registry
+        )
         self._batches = Histogram(
             "pyxai_fast_batch_pictures",
             "Pictures in a batch",
@@ -59,6 +67,10 @@ class Metrics:
 
     def watch_queue(self, waiting: Callable[[], int]) -> None:
         self._queue.set_function(waiting)
+
+    def watch_requests(self, receiving: Callable[[], int], decoding: Callable[[], int]) -> None:
+        self._receiving.set_function(receiving)
+        self._decoding.set_function(decoding)
 
     def request(self, route: str, code: int, seconds: float) -> None:
         self._requests.labels(route, str(code)).inc()

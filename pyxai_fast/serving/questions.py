@@ -6,7 +6,7 @@ import base64
 import binascii
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
@@ -26,6 +26,18 @@ FILE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """What is decoded: others that Pillow knows have decoders that run programs, or crash."""
 
 ANSWER_FORMATS = ("float32_b64", "npy_b64", "array", "png", "picture")
+
+_PARAMETERS = ("target", "method", "format", "top", *OPTION_BOUNDS)
+_FIELDS = ("instances", "parameters", "signature_name")
+
+# What JSON is sent as, by clients that say nothing in particular too.
+_JSON_TYPES = (
+    "",
+    "application/json",
+    "text/json",
+    "text/plain",
+    "application/x-www-form-urlencoded",
+)
 
 # Noisy copies of pictures, which clients predict, leave [0, 1]; pictures in 0..255 are a mistake.
 _LOWEST, _HIGHEST = -8.0, 9.0
@@ -61,35 +73,72 @@ def read_question(
     Raises:
         Refusal: of status 400, naming the field.
     """
-    if content_type.startswith("image/"):
+    if _is_picture(content_type):
         instances: list[Any] = [body]
-        parameters = _of_query(query)
+        parameters: Any = _of_query(query)
         names = ["the picture"]
     else:
-        request = _parsed(body)
-        instances, parameters = _instances(request, limits), request.get("parameters") or {}
-        if not isinstance(parameters, Mapping):
+        request = _parsed(body, limits)
+        if query:
+            raise invalid("the query", "be empty beside JSON, which has parameters", query)
+        instances, parameters = _instances(request, limits), request.get("parameters")
+        if not isinstance(parameters, Mapping | None):
             raise invalid("parameters", "be an object", parameters)
         names = [f"instances[{i}]" for i in range(len(instances))]
-    method, options, formats, top = _asked(service, parameters) if explain else ("", {}, (), 0)
-    targets = _targets(service, parameters, instances, names) if explain else []
-    pixels = [
-        _pixels(instance, name, service.preprocessing, limits, strict=explain)
-        for instance, name in zip(instances, names, strict=True)
-    ]
+    given = {name: value for name, value in (parameters or {}).items() if value is not None}
+    _check_fields("parameters", given, _PARAMETERS if explain else ())
+    method, options, formats, top = _asked(service, given) if explain else ("", {}, (), 0)
+    targets = _targets(service, given, instances, names) if explain else []
+    if explain:
+        _check_work(service, limits, method, options, len(instances))
+    pixels = _all_pixels(instances, names, service.preprocessing, limits, strict=explain)
     for name, each in zip(names, pixels, strict=True):
         if each.shape != pixels[0].shape:
             raise Refusal(
                 400,
                 f"{name}: must have the size of {names[0]}, {_size(pixels[0])}, got {_size(each)}",
             )
+    if "array" in formats and sum(map(Tensor.numel, pixels)) > limits.numbers:
+        raise invalid(
+            "format",
+            f"be another than array for more than {limits.numbers:,} numbers",
+            list(formats),
+        )
     return Question(pixels, targets, method, options, formats, top)
+
+
+def _is_picture(content_type: str) -> bool:
+    """Whether a body is a picture, or JSON, as far as its head says."""
+    kind = content_type.split(";")[0].strip().lower()
+    if kind.startswith("image/"):
+        return True
+    if kind not in _JSON_TYPES and not kind.endswith("+json"):
+        raise Refusal(
+            415,
+            "content-type: must be application/json, or image/png and the like for the bytes of a "
+            f"picture, got {kind[:80]!r}",
+        )
+    return False
+
+
+def _check_fields(where: str, given: Iterable[str], known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            must = f"be among {', '.join(known)}" if known else "not be given here"
+            raise Refusal(400, f"{where}: must {must}, got {name[:80]!r}{near(name, known)}")
 
 
 # ---------------------------------------------------------------- JSON
 
 
-def _parsed(body: bytes) -> Mapping[str, Any]:
+def _parsed(body: bytes, limits: Limits) -> Mapping[str, Any]:
+    # Counted before anything is made of them: each takes fifty bytes, and time of all threads.
+    if sum(map(body.count, (b",", b"[", b"{"))) > limits.numbers:
+        raise Refusal(
+            413,
+            f"the body: must have at most {limits.numbers:,} numbers; send pictures in base64",
+            "too_large",
+        )
     try:
         request = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -97,6 +146,10 @@ def _parsed(body: bytes) -> Mapping[str, Any]:
         raise Refusal(400, f"the body: must be JSON, got {reason[:200]}") from None
     if not isinstance(request, dict):
         raise invalid("the body", "be an object with instances", request)
+    for name in request:
+        if name in _PARAMETERS:
+            raise Refusal(400, f"{name}: must be in parameters, got it beside instances")
+    _check_fields("the body", request, _FIELDS)
     return request
 
 
@@ -143,20 +196,18 @@ def _asked(
     service: Service, parameters: Mapping[str, Any]
 ) -> tuple[str, dict[str, int], tuple[str, ...], int]:
     """Method, options, formats and top."""
-    known = ("target", "method", "format", "top", *OPTION_BOUNDS)
-    for name in parameters:
-        if name not in known:
-            hint = near(name, known)
-            raise Refusal(
-                400, f"parameters: must be among {', '.join(known)}, got {name[:80]!r}{hint}"
-            )
     method = parameters.get("method", service.explainer.method)
     if not isinstance(method, str) or method not in service.methods:
         raise invalid("method", f"be one of {', '.join(service.methods)}", method)
     options = {}
+    choices = service.choices(method)
     for name, (least, most) in OPTION_BOUNDS.items():
-        if name in parameters:
-            options[name] = _whole(name, parameters[name], least, most)
+        if name not in parameters:
+            continue
+        if name not in choices:
+            takes = ", ".join(choices) or "none"
+            raise Refusal(400, f"options of {method}: must be among {takes}, got {name!r}")
+        options[name] = _whole(name, parameters[name], least, most)
     try:
         service.check(method, options)
     except (ValueError, TypeError) as error:
@@ -171,8 +222,23 @@ def _asked(
 
 def _whole(name: str, value: Any, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise invalid(name, f"be a whole number from {least} to {most}", value)
+        quoted = isinstance(value, str) and _is_whole(value)
+        hint = ", without quotes" if quoted else ""
+        raise invalid(name, f"be a whole number from {least} to {most}{hint}", value)
     return value
+
+
+def _check_work(
+    service: Service, limits: Limits, method: str, options: Mapping[str, int], pictures: int
+) -> None:
+    each = service.work_of(method, options)
+    if pictures * each > limits.work:
+        times = " x ".join(service.choices(method)) or "1"
+        raise Refusal(
+            400,
+            f"instances: pictures x {times} must be at most {limits.work:,}, "
+            f"got {pictures} x {each:,}",
+        )
 
 
 def _targets(
@@ -230,6 +296,32 @@ def _by_name(names: Sequence[str], name: str) -> int | None:
 # ---------------------------------------------------------------- pictures
 
 
+def _all_pixels(
+    instances: Sequence[Any],
+    names: Sequence[str],
+    preprocessing: Preprocessing,
+    limits: Limits,
+    *,
+    strict: bool,
+) -> list[Tensor]:
+    """Of each instance, as long as there is room for all of them."""
+    pixels: list[Tensor] = []
+    together, size = 0, preprocessing.size
+    for instance, name in zip(instances, names, strict=True):
+        if size is not None and len(instances) * size[0] * size[1] > limits.pixels_together:
+            together = limits.pixels_together + 1
+        else:
+            pixels.append(_pixels(instance, name, preprocessing, limits, strict=strict))
+            together += pixels[-1][0].numel()
+        if together > limits.pixels_together:
+            raise Refusal(
+                400,
+                f"instances: must have at most {limits.pixels_together:,} pixels together, as the "
+                f"model gets them, got more with {len(instances)} pictures",
+            )
+    return pixels
+
+
 def _pixels(
     instance: Any, name: str, preprocessing: Preprocessing, limits: Limits, *, strict: bool
 ) -> Tensor:
@@ -237,8 +329,10 @@ def _pixels(
     if isinstance(instance, bytes):
         return _decoded(instance, name, preprocessing, limits)
     if isinstance(instance, Mapping):
+        _check_fields(name, instance, ("b64", "image", "target") if strict else ("b64", "image"))
         if isinstance(instance.get("image"), Mapping):
             instance, name = instance["image"], f"{name}.image"
+            _check_fields(name, instance, ("b64",))
         text = instance.get("b64")
         if not isinstance(text, str):
             raise invalid(f"{name}.b64", "be an encoded picture in base64", text)
@@ -294,6 +388,8 @@ def _from_numbers(
     if fits and not _has_shape(array.shape, channels, size):
         array = array.transpose(2, 0, 1)
         fits = _has_shape(array.shape, channels, size)
+    if fits and not _are_numbers(values):
+        raise Refusal(400, f"{name}: must {must}, got text, or true or false, among them")
     if not fits:
         shape = "".join(f"[{n}]" for n in given) or "a number"
         raise Refusal(400, f"{name}: must {must}, got {shape}")
@@ -306,6 +402,13 @@ def _from_numbers(
             f"got {array.min():.6g} to {array.max():.6g}",
         )
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    """Not what is only taken for numbers: "1" and true."""
+    if isinstance(values[0], list):
+        return all(map(_are_numbers, values))
+    return set(map(type, values)) <= {int, float}
 
 
 def _check_area(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from types import FrameType
@@ -9,6 +10,7 @@ from types import FrameType
 import uvicorn
 
 from pyxai_fast.serving.app import ServingApp
+from pyxai_fast.serving.connections import bounded
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -34,9 +36,13 @@ class Server(uvicorn.Server):
     Args:
         app: what is served.
         drain_seconds: how long what was taken may still need.
+        drain_delay: seconds for which work is still taken after a signal, while the server says
+            that it is not ready, so that whoever sends requests can look for another one.
     """
 
-    def __init__(self, app: ServingApp, drain_seconds: float = 30.0) -> None:
+    def __init__(
+        self, app: ServingApp, drain_seconds: float = 30.0, drain_delay: float = 0.0
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app.asgi(),
@@ -44,11 +50,11 @@ class Server(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 server_header=False,
-                timeout_graceful_shutdown=2,
+                http=bounded(app.limits),
             )
         )
-        self._app, self._drain_seconds = app, drain_seconds
-        self._give_up = float("inf")
+        self._app, self._drain_seconds, self._drain_delay = app, drain_seconds, drain_delay
+        self._drain_at = self._give_up = math.inf
 
     def serve_on(self, bound: socket.socket) -> bool:
         """Serves on the socket; whether all that was taken was answered in the end."""
@@ -57,21 +63,34 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains; the next does not wait."""
-        if self._app.traffic.draining:
+        if self._app.traffic.stopping:
             self.should_exit = self.force_exit = True
             return
         self.drain()
 
     def drain(self) -> None:
         """Takes no more work, and ends when there is none."""
-        self._give_up = time.monotonic() + self._drain_seconds
-        self._app.traffic.draining = True
+        self._drain_at = time.monotonic() + self._drain_delay
+        self._give_up = self._drain_at + self._drain_seconds
+        self._app.traffic.stopping = True
+        self._app.traffic.draining = self._drain_delay == 0
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:  # then uvicorn leaves this out, and the app ends with a traceback
+            await self.lifespan.shutdown()
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
-        if self._app.traffic.draining:
+        now = time.monotonic()
+        if now >= self._drain_at:
+            self._app.traffic.draining = True
             self._app.service.batcher.hurry()
-            idle = self._app.traffic.in_progress == 0
-            if idle or time.monotonic() >= self._give_up:
+            if self._app.traffic.in_progress == 0 or now >= self._give_up:
                 self.should_exit = True
+                # Whole answers may still be on their way to who has not read them.
+                self.config.timeout_graceful_shutdown = max(1, math.ceil(self._give_up - now))
+        if self._app.service.failure is not None:
+            self.should_exit = True  # a model that cannot even warm up
+            self.config.timeout_graceful_shutdown = 1
         return await super().on_tick(counter)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import inspect
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -25,6 +25,7 @@ from pyxai_fast.models.preprocessing import Preprocessing
 from pyxai_fast.models.query_error import QueryError
 from pyxai_fast.picture_explainer import PictureExplainer, Plan
 from pyxai_fast.runtime.chunks import FIRST_CHUNK_ROWS
+from pyxai_fast.serving.limits import OPTION_BOUNDS
 from pyxai_fast.serving.metrics import Metrics
 from pyxai_fast.serving.micro_batcher import MicroBatcher
 
@@ -41,9 +42,19 @@ USUAL_METHODS = (
 ANY_SIZE = (224, 224)
 """Height and width of the made-up pictures that warm up a model which takes any."""
 
+BATCH_WORK = 2048
+"""Gradients of a batch of several pictures: the next batch does not wait for more."""
+
+USUAL_QUERIES = 1000
+"""About what methods choose that choose by themselves."""
+
 _EXPLAINERS = 64
 
 Options = tuple[tuple[str, int], ...]
+
+
+class ModelFailed(Exception):
+    """The model, or what explains it, raised something that no question is to blame for."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +147,9 @@ class Service:
             self._check_offer(method)
         names = explainer.class_names
         self.classes: int | None = None if names is None else len(names)
-        self.ready = False
+        self._choices = {name: self._options_of(name) for name in self.methods}
         self.failure: str | None = None
+        self._open = False
         self._warm: Future[Any] | None = None
         self._explainers: OrderedDict[tuple[str, Options], PictureExplainer] = OrderedDict()
         self._seconds_per_picture = 0.0
@@ -148,8 +160,20 @@ class Service:
             max_queue=max_queue,
             hopeless=(QueryError,),
             on_batch=self._count,
+            largest=lambda key: BATCH_WORK // self.work_of(key.method, dict(key.options)),
+            lane=lambda key: key.method,
         )
         self.metrics.watch_queue(lambda: self.batcher.waiting)
+
+    @property
+    def ready(self) -> bool:
+        """Warmed up, and not closed."""
+        return self._open and self.alive
+
+    @property
+    def alive(self) -> bool:
+        """The thread of the model has not ended by itself."""
+        return not self.batcher.broken
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -169,7 +193,7 @@ class Service:
 
     def close(self, *, drain: bool = True, timeout: float | None = None) -> bool:
         """Whether the thread has ended in time; see MicroBatcher.close."""
-        self.ready = False
+        self._open = False
         ended = self.batcher.close(drain=drain, timeout=timeout)
         self.explainer.close()
         return ended
@@ -212,6 +236,17 @@ class Service:
             own = self.explainer.options if method == self.explainer.method else {}
             check_options(method, {**own, **options}, output=self.explainer.output)
 
+    def choices(self, method: str) -> Mapping[str, int]:
+        """The options of a method that clients may set, with their values where they do not."""
+        return self._choices[method]
+
+    def work_of(self, method: str | None, options: Mapping[str, int]) -> int:
+        """Steps, samples or queries for a picture."""
+        work = 1
+        for name, usual in self._choices.get(method or "", {}).items():
+            work *= options.get(name, usual)
+        return work
+
     def seconds_to_wait(self) -> int:
         """How long the queue takes, as far as can be told: at least 1, at most 60."""
         return max(1, min(60, math.ceil(self.batcher.waiting * self._seconds_per_picture)))
@@ -219,6 +254,14 @@ class Service:
     # ---------------------------------------------------------------- on the thread of the model
 
     def _work(self, key: Key, pictures: list[Picture]) -> Sequence[Any]:
+        try:
+            return self._answers(key, pictures)
+        except (QueryError, ArgumentError):
+            raise
+        except BaseException as error:
+            raise ModelFailed(f"{type(error).__name__}: {error}") from error
+
+    def _answers(self, key: Key, pictures: list[Picture]) -> Sequence[Any]:
         if key is _WARM_UP:
             self._warm_up()
             return [None]
@@ -307,10 +350,22 @@ class Service:
     def _warmed_up(self, done: Future[Any]) -> None:
         error = None if done.cancelled() else done.exception()
         if error is None:
-            self.ready = not done.cancelled()
+            self._open = not done.cancelled()
             return
-        self.failure = f"{type(error).__name__}: {error}"
-        logging.getLogger("pyxai_fast.serving").error("warm-up failed: %s", self.failure)
+        text = str(error) if isinstance(error, ModelFailed) else f"{type(error).__name__}: {error}"
+        self.failure = text.splitlines()[0]
+
+    def _options_of(self, method: str) -> dict[str, int]:
+        combination = COMBINATIONS.get(method)
+        kind = METHODS[method if combination is None else combination.method]
+        own = self.explainer.options if method == self.explainer.method else {}
+        found = {}
+        for name in OPTION_BOUNDS:
+            parameter = inspect.signature(kind.attribute).parameters.get(name)
+            if parameter is not None:
+                usual = own.get(name, parameter.default)
+                found[name] = USUAL_QUERIES if usual is None else int(usual)
+        return found
 
     def _check_offer(self, method: str) -> None:
         known = (*METHODS, *COMBINATIONS)
@@ -344,7 +399,7 @@ def _rows(explanation: Explanation) -> list[PictureExplanation]:
     answers = []
     for row, (target, delta) in enumerate(zip(targets, deltas, strict=True)):
         own = None if probabilities is None else probabilities[row]
-        probability = None if own is None or target is None else float(own[target])
+        probability = None if own is None or target is None else finite(float(own[target]))
         answers.append(
             PictureExplanation(
                 pixels=shown[row],
@@ -353,7 +408,7 @@ def _rows(explanation: Explanation) -> list[PictureExplanation]:
                 target=target,
                 class_name=class_name(names, target),
                 probability=probability,
-                delta=delta if delta is not None and math.isfinite(delta) else None,
+                delta=None if delta is None else finite(delta),
                 probabilities=own,
                 gradients=cost.gradients // rows,
                 queries=cost.queries // rows,
@@ -376,6 +431,11 @@ def _probabilities_of(explanation: Explanation) -> NDArray[np.float32] | None:
     if kind != "prob":
         outputs = outputs.double().softmax(1)
     return outputs.to("cpu", torch.float32).numpy()
+
+
+def finite(value: float) -> float | None:
+    """None of what JSON has no number for."""
+    return value if math.isfinite(value) else None
 
 
 def class_name(names: Sequence[str] | None, target: int | None) -> str | None:

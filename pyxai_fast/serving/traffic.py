@@ -24,16 +24,22 @@ class Traffic:
 
     Attributes:
         in_progress: requests for work that have come and are not answered yet.
-        reading: those of them that are being read and decoded.
-        buffered: bytes of their bodies.
-        draining: no more of them are taken.
-        unanswered: those that ended without an answer.
+        receiving: those of them whose body has yet to come.
+        decoding: those of them that are being decoded, or wait for that.
+        buffered: bytes of bodies.
+        held: bytes of decoded pictures.
+        stopping: the server is about to end, and says so to whoever asks whether it is ready.
+        draining: no more requests are taken.
+        unanswered: those that ended without their answer after the server was stopped.
     """
 
     def __init__(self) -> None:
         self.in_progress = 0
-        self.reading = 0
+        self.receiving = 0
+        self.decoding = 0
         self.buffered = 0
+        self.held = 0
+        self.stopping = False
         self.draining = False
         self.unanswered = 0
 
@@ -77,7 +83,8 @@ class WatchedApp:
             await self.app(scope, receive, watched)
         finally:
             self.traffic.in_progress -= work
-            self.traffic.unanswered += work and not complete
+            lost = not complete or about.get("refused") in ("cut", "stopped")
+            self.traffic.unanswered += work and lost and self.traffic.stopping
             seconds = time.perf_counter() - started
             route = about.pop("route", "other")
             self.metrics.request(route, status, seconds)
