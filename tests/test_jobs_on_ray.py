@@ -187,6 +187,14 @@ def test_a_worker_of_another_model_is_refused(alone: Path) -> None:
         take_part(jobs.job_of(alone, of_other_weights))
 
 
+def test_a_worker_that_sees_no_pictures_is_refused(tmp_path: Path) -> None:
+    draw(tmp_path / "in", 3)
+    jobs.explain_dataset(made, tmp_path / "in", tmp_path / "out", **SIZES)
+    (tmp_path / "in").rename(tmp_path / "elsewhere")
+    with pytest.raises(jobs.JobStopped, match=r"000.png is not seen on .*, and was where"):
+        take_part(jobs.job_of(tmp_path / "out", made))
+
+
 def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(ArgumentError, match=r"must be that of a Ray cluster, got 127.0.0.1:1 \("):

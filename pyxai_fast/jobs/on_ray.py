@@ -31,7 +31,7 @@ from .worker import JobStopped, ShardReport, ShardWorker
 
 # How often a shard's worker may die before the job is stopped: a picture that makes the process
 # crash must not do so for ever.
-DEATHS = 3
+DEATHS = 8
 # Shards are handed out some at a time: a worker gets so many portions, so that none is long alone
 # at the end, of not more shards than that, whose bookkeeping costs the driver milliseconds each.
 _PORTIONS, _MOST_SHARDS = 32, 32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from .items import Item, Items
 from .job import Job, check_same, load_record
 from .run import said_of
 from .shard_files import BAD, NOT_FINITE, OK, counts_of
@@ -17,10 +18,12 @@ def take_part(job: Job, readers: int = 0) -> ShardWorker:
         readers: processes that read pictures ahead.
 
     Raises:
-        JobStopped: what it would compute here is not, to the bit, what it would be where the job
-            was begun: other weights, versions, kernels or another kind of device.
+        JobStopped: the pictures are not seen here; or what it would compute here is not, to the
+            bit, what it would be where the job was begun: other weights, versions, kernels or
+            another kind of device.
         ModelSpecError: the model cannot be loaded here.
     """
+    _check_pictures(job)
     made = job.make_explainer()
     try:
         check_same(load_record(job.folder), said_of(made), job.folder)
@@ -32,6 +35,16 @@ def take_part(job: Job, readers: int = 0) -> ShardWorker:
             f"{different}"
         ) from error
     return ShardWorker(job, explainer=made, workers=readers)
+
+
+def _check_pictures(job: Job) -> None:
+    """Where nothing is mounted, every picture would be a bad file."""
+    first: Item = Items(job.folder)[0]
+    if first.size is not None and not os.path.exists(first.path):
+        raise JobStopped(
+            f"jobs: stopped, for {first.path} is not seen on {os.uname().nodename}, and was where "
+            "the job was begun"
+        )
 
 
 def report_of(job: Job, shard: int) -> ShardReport:
