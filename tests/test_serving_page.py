@@ -206,9 +206,11 @@ def test_another_class_and_another_method(page: Page) -> None:
     page.until("caption", "Saliency for 0")
     # Sizes have no sign, and promise no completeness.
     assert page.text("delta") == "not promised"
-    assert page.text("low") == "0"
+    assert (page.text("low"), page.text("high")) == ("weak", "strong")
     assert page.tab.is_disabled("input[value=negative]")
-    assert page.colours()[1] == 0
+    assert page.colours()[0] == 0  # red is what speaks for a class
+    assert page.tab.get_attribute("#overlay", "aria-label") == "Saliency for 0, over the picture"
+    assert page.text("said") == "Saliency for 0"
     assert page.wrong == []
 
 
@@ -227,6 +229,11 @@ def test_what_goes_wrong_is_told_kindly(page: Page) -> None:
     page.tab.press("#search", "Enter")
     page.tab.wait_for_selector("#error:visible")
     assert "must be the number or the name of a class" in page.text("error")
+    # A class that there is not is not asked for again.
+    assert page.tab.is_checked(".choice.chosen input")
+    page.tab.select_option("#method", "saliency")
+    page.until("caption", "Saliency for 3")
+    page.tab.wait_for_selector("#error", state="hidden")
     # The browser notes the answers with 400 by itself.
     assert all("400 (Bad Request)" in each for each in page.wrong)
 
@@ -257,6 +264,32 @@ def test_a_narrow_window_needs_no_scrolling_sideways(page: Page) -> None:
     page.wait()
     assert page.tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.wrong == []
+
+
+def test_on_a_phone_the_result_comes_into_sight_and_errors_cover_nothing(page: Page) -> None:
+    page.tab.set_viewport_size({"width": 375, "height": 600})
+    broken = {"name": "no.png", "mimeType": "image/png", "buffer": b"no picture"}
+    page.tab.set_input_files("#file", files=[broken])
+    page.tab.wait_for_selector("#error:visible")
+    error, text = (
+        page.tab.locator(each).bounding_box() for each in ("#error", "#empty p >> nth=0")
+    )
+    assert error["y"] + error["height"] <= text["y"]
+    page.tab.evaluate("window.scrollTo(0, 0)")
+    page.tab.set_input_files("#file", str(DIGIT))
+    page.wait()
+    assert page.tab.locator("#picture").bounding_box()["y"] < 600
+
+
+def test_a_page_waits_for_its_server(browser: Any, url: str) -> None:
+    tab = browser.new_page()
+    tab.set_default_timeout(20_000)
+    tab.route("**/v1/models", lambda route: route.abort(), times=1)
+    tab.goto(url)
+    tab.wait_for_selector("#error:visible")
+    tab.wait_for_selector("#method option", state="attached")
+    tab.wait_for_selector("#error", state="hidden")
+    tab.close()
 
 
 def test_colour_pictures_of_an_unusual_shape(browser: Any) -> None:

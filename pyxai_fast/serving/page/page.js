@@ -6,14 +6,20 @@ const $ = (id) => document.getElementById(id);
 const TOP = 5;
 // As on the server's own overlays: hue is the sign, opacity the size.
 const TINTS = [[-1, [0, 60, 170]], [-0.25, [20, 110, 240]], [0.25, [245, 40, 30]], [1, [180, 0, 20]]];
+// Of sizes, which are neither for nor against.
+const SIZES = [[0, [170, 110, 225]], [1, [95, 15, 150]]];
 const PERCENTILE = 0.995;
+const RETRY = 2000; // milliseconds
 const GAMMA = 0.85;
+
+const NARROW = matchMedia("(max-width: 820px)");
 
 const state = {
   about: null, // the server's description of the model
   file: null, // the chosen picture
-  target: null, // the chosen class; null is the predicted one
-  shown: null, // {pixels, values, width, height}: what is on the canvases
+  target: null, // the class that was asked for; null is the predicted one
+  answer: null, // the latest, and the class that had been asked for: {answer, target}
+  shown: null, // {pixels, values, signed, width, height}: what is on the canvases
   asked: 0, // the number of the latest question: answers to others are late
 };
 
@@ -56,6 +62,20 @@ async function connect() {
   }
 }
 
+/** Again and again, until the server is there. */
+async function connected() {
+  for (;;) {
+    try {
+      await connect();
+      problem(null);
+      return;
+    } catch (error) {
+      problem(error);
+      await new Promise((resume) => setTimeout(resume, RETRY));
+    }
+  }
+}
+
 async function explain() {
   if (!state.file || !state.about) return;
   const number = ++state.asked;
@@ -73,9 +93,10 @@ async function explain() {
     const answer = (await answerOf(response)).explanations[0];
     if (number !== state.asked) return;
     await show(answer);
+    state.answer = { answer, target: state.target };
     problem(null);
   } catch (error) {
-    if (number === state.asked) problem(error);
+    if (number === state.asked) refused(error);
   } finally {
     if (number === state.asked) busy(false);
   }
@@ -88,10 +109,12 @@ function take(file) {
     return;
   }
   state.file = file;
-  state.target = null;
+  state.target = state.answer = null;
   $("search").value = "";
   $("drop-text").replaceChildren(text("b", file.name), document.createElement("br"),
     "choose or drop another");
+  // Where the result is below what was chosen it would not be seen.
+  if (NARROW.matches) document.querySelector(".result").scrollIntoView();
   explain();
 }
 
@@ -102,11 +125,12 @@ async function show(answer) {
   const [channels, height, width] = shape;
   const values = signedSum(floatsOf(b64), channels, height * width);
   const pixels = await pixelsOf(answer.picture.b64, width, height);
-  state.shown = { pixels, values: scaled(smoothed(values, width, height)), width, height };
+  const signed = values.some((value) => value < 0);
+  state.shown = { pixels, values: scaled(smoothed(values, width, height)), signed, width, height };
   $("empty").hidden = true;
   $("explanation").hidden = false;
-  const signed = values.some((value) => value < 0);
-  $("low").textContent = signed ? "against" : "0";
+  $("low").textContent = signed ? "against" : "weak";
+  $("high").textContent = signed ? "for" : "strong";
   for (const radio of document.querySelectorAll("input[name=sign]")) {
     radio.disabled = !signed && radio.value !== "both";
   }
@@ -114,7 +138,9 @@ async function show(answer) {
   drawPicture();
   drawOverlay();
   drawBar(signed);
-  $("caption").textContent = `${words(answer.method)} for ${short(answer.class_name || "the output")}`;
+  const caption = `${words(answer.method)} for ${short(answer.class_name || "the output")}`;
+  $("caption").textContent = $("said").textContent = caption;
+  $("overlay").setAttribute("aria-label", `${caption}, over the picture`);
   $("class-name").textContent = answer.class_name || "–";
   $("probability").textContent = answer.probability === null ? "–" : percent(answer.probability);
   $("delta").textContent = answer.delta === null ? "not promised" : figure(answer.delta);
@@ -157,6 +183,15 @@ function choice({ target, class_name: name, probability }, chosen) {
 function choose(target) {
   state.target = target;
   explain();
+}
+
+/** What is shown is what was asked before, and that is what may be asked again. */
+function refused(error) {
+  if (state.answer) {
+    state.target = state.answer.target;
+    showClasses(state.answer.answer);
+  }
+  problem(error);
 }
 
 function problem(error) {
@@ -223,10 +258,10 @@ function scaled(values) {
   return values.map((value) => Math.max(-1, Math.min(1, value / top)));
 }
 
-function tint(value) {
+function tint(value, tints) {
   let i = 1;
-  while (i < TINTS.length - 1 && value > TINTS[i][0]) i++;
-  const [[from, a], [to, b]] = [TINTS[i - 1], TINTS[i]];
+  while (i < tints.length - 1 && value > tints[i][0]) i++;
+  const [[from, a], [to, b]] = [tints[i - 1], tints[i]];
   const part = Math.max(0, Math.min(1, (value - from) / (to - from)));
   return a.map((channel, c) => channel + part * (b[c] - channel));
 }
@@ -289,7 +324,7 @@ function drawPicture() {
 
 function drawOverlay() {
   if (!state.shown) return;
-  const { pixels, values, width, height } = state.shown;
+  const { pixels, values, signed, width, height } = state.shown;
   const opacity = $("opacity").value / 100;
   const sign = document.querySelector("input[name=sign]:checked").value;
   const image = new ImageData(width, height);
@@ -300,7 +335,7 @@ function drawOverlay() {
     const grey = 0.299 * pixels[at] + 0.587 * pixels[at + 1] + 0.114 * pixels[at + 2];
     // Neither black nor white: both colours must show on every part of the picture.
     const base = 0.42 * 255 + 0.53 * grey;
-    const colour = tint(values[i]);
+    const colour = tint(values[i], signed ? TINTS : SIZES);
     for (let c = 0; c < 3; c++) image.data[at + c] = base * (1 - alpha) + colour[c] * alpha;
     image.data[at + 3] = 255;
   }
@@ -313,7 +348,7 @@ function drawBar(signed) {
   for (let i = 0; i < width; i++) {
     const value = signed ? (2 * i) / (width - 1) - 1 : i / (width - 1);
     const alpha = 0.9 * Math.abs(value) ** GAMMA;
-    tint(value).forEach((channel, c) => {
+    tint(value, signed ? TINTS : SIZES).forEach((channel, c) => {
       image.data[4 * i + c] = 0.8 * 255 * (1 - alpha) + channel * alpha;
     });
     image.data[4 * i + 3] = 255;
@@ -363,4 +398,4 @@ for (const kind of ["dragleave", "drop"]) {
 document.addEventListener("drop", (event) => take(event.dataTransfer.files[0]));
 document.addEventListener("paste", (event) => take(event.clipboardData.files[0]));
 
-connect().then(explain).catch(problem);
+connected().then(explain);
