@@ -37,6 +37,7 @@ from pyxai_fast.models.spec import load_model
 from pyxai_fast.picture_explainer import PictureExplainer
 
 MAX_BATCH = 32
+MAX_QUEUE = 1024
 PICTURES = 64
 # Saliency is one call of the network: what surrounds it weighs the most. Twenty steps are a small
 # piece of real work.
@@ -94,7 +95,7 @@ class Target:
 def server(max_batch: int) -> Iterator[Target]:
     command = [sys.executable, "-m", "pyxai_fast", "serve", "--model", "demo", "--quiet"]
     command += ["--method", "saliency", "--port", "0", "--max-batch", str(max_batch)]
-    command += ["--max-queue", "1024"]
+    command += ["--max-queue", str(MAX_QUEUE)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
@@ -115,7 +116,7 @@ def server(max_batch: int) -> Iterator[Target]:
 
 def get(port: int, path: str) -> tuple[int, bytes]:
     with socket.create_connection(("127.0.0.1", port)) as raw:
-        raw.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        raw.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         data = b"".join(iter(lambda: raw.recv(65536), b""))
     head, _, body = data.partition(b"\r\n\r\n")
     return int(head.split()[1]), body
@@ -186,10 +187,11 @@ def load(
                 if sent < count:
                     client.send(sent, requests[sent % len(requests)])
                     sent += 1
+                else:  # the server hangs up on who says nothing
+                    waiting.unregister(client.raw)
+                    client.raw.close()
         seconds = time.perf_counter() - started
         cpu = 1000.0 * (target.cpu_seconds() - used) / count
-        for key in list(waiting.get_map().values()):
-            key.data.raw.close()
     ordered = sorted(1000.0 * each for each in times)
     p50, p99 = (ordered[min(count - 1, int(share * count))] for share in (0.5, 0.99))
     return Load(clients, count, count / seconds, p50, p99, cpu), answers
@@ -199,7 +201,8 @@ def requests_for(work: str, options: dict[str, Any], pictures: list[bytes]) -> l
     verb = "predict" if work == "predict" else "explain"
     query = "" if work == "predict" else f"?method={work}"
     query += "".join(f"&{name}={value}" for name, value in options.items())
-    head = f"POST /v1/models/demo:{verb}{query} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+    head = f"POST /v1/models/demo:{verb}{query} HTTP/1.1\r\nHost: localhost\r\n"
+    head += "Content-Type: image/png\r\n"
     return [head.encode() + b"Content-Length: %d\r\n\r\n" % len(p) + p for p in pictures]
 
 
@@ -306,6 +309,23 @@ def encoded(pixels: torch.Tensor) -> bytes:
     return file.getvalue()
 
 
+def overload(target: Target, pictures: list[bytes]) -> dict[str, int]:
+    """More than may wait, in many queues: all is answered, and what is refused says so."""
+    head = "POST /v1/models/demo:explain HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+    encoded = base64.b64encode(pictures[0]).decode()
+    requests = []
+    for n_steps in range(20, 52):
+        parameters = {"method": "integrated_gradients", "n_steps": n_steps}
+        body = json.dumps({"instances": [{"b64": encoded}] * 64, "parameters": parameters})
+        requests.append(f"{head}{len(body)}\r\n\r\n{body}".encode())
+    _, answers = load(target, requests, 64, 128)
+    codes = [int(answer.split()[1]) for answer in answers]
+    found = {str(code): codes.count(code) for code in sorted(set(codes))}
+    if set(found) != {"200", "429"}:
+        sys.exit(f"under overload there must be answers with 200 and with 429, got {found}")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="does it run? Stores nothing")
@@ -329,6 +349,8 @@ def main() -> None:
             print_work(work, measured)
         print("memory of the server with micro-batches")
         result["memory"] = memory(many, pictures, options.requests)
+        result["overload"] = overload(many, pictures)
+        print(f"under overload, answers by their code: {result['overload']}")
     print("every request was answered, and rightly")
     # In a folder of its own: the report has a section for each file beside it.
     path = RESULTS / "server" / f"{short_name(str(info['cpu']))}.json"
