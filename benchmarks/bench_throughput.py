@@ -373,7 +373,7 @@ def alone_call(one: Contender, task: Task) -> Call:
     """The model's passes in one of our calls, and nothing else."""
     prepared = pyxai_fast.prepare(task.model, precision=one.precision)
     cost, sizes = Cost(), []
-    network = getattr(prepared, "network", prepared)
+    network = getattr(prepared, "module", prepared)
     hook = network.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape[0]))
     made(one, task, cost)()
     hook.remove()
