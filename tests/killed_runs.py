@@ -21,6 +21,8 @@ def start(arguments: Sequence[str], out: Path, *more: str) -> subprocess.Popen[s
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # What a shell starts in the background, such as these tests may be, ignores interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
