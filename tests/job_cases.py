@@ -7,12 +7,14 @@ import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
+from pyxai_fast import jobs
 from pyxai_fast.models.loaded import LoadedModel
 from pyxai_fast.models.preprocessing import Preprocessing
 from pyxai_fast.picture_explainer import PictureExplainer
@@ -72,3 +74,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
             if relative.parts[0] not in _OF_THE_RUN:
                 found[str(relative)] = path.read_bytes()
     return found
+
+
+def explain(source: Any, out: Path, made: Any = None, **options: Any) -> jobs.JobSummary:
+    """In batches of 2, shards of 4."""
+    options = {"batch_size": 2, "shard_size": 4, **options}
+    return jobs.explain_dataset(made or explainer(), source, out, **options)

@@ -19,7 +19,7 @@ pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
-from job_cases import draw, explainer, files_of, network  # noqa: E402
+from job_cases import draw, explain, explainer, files_of, network  # noqa: E402
 
 from pyxai_fast import jobs  # noqa: E402
 from pyxai_fast.images import ImageError  # noqa: E402
@@ -37,12 +37,6 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
-
-
-def explain(source: Any, out: Path, made: Any = None, **options: Any) -> jobs.JobSummary:
-    """In batches of 2, shards of 4."""
-    options = {"batch_size": 2, "shard_size": 4, **options}
-    return jobs.explain_dataset(made or explainer(), source, out, **options)
 
 
 def statuses(out: Path) -> list[str]:
