@@ -27,6 +27,8 @@ from pyxai_fast.runtime.cost import Cost
 OURS, CAPTUM = "ours", "captum"
 PAIR, ZENNIT, SHAP = "PAIR saliency", "zennit", "shap"
 TOLERANCE, COMPILED = "tolerance", "compiled"
+# Of captum's: weights and inputs in the memory format in which they come.
+AS_CALLED = "as called"
 AUTOCAST = "autocast "
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -43,7 +45,8 @@ class Contender:
         peer: whose it is.
         precision: "fp32", "bf16" or "fp16"; "autocast bf16" where torch's autocast chooses it layer
             by layer.
-        variant: of ours: "tolerance" finds the steps itself, "compiled" runs torch.compile.
+        variant: of ours: "tolerance" finds the steps itself, "compiled" runs torch.compile. Of
+            captum's: "as called" is without a memory format chosen by hand.
         layout: the memory format of the weights and the inputs that it is given. Ours is always
             given contiguous ones.
         rows: that go through the model at once; "" where it chooses itself.
@@ -90,7 +93,9 @@ def contenders(
         for variant in ("", TOLERANCE, *([COMPILED] if precision in compiled else []))
     ]
     found += [
-        Contender(CAPTUM, precision, "", layout, count)
+        Contender(
+            CAPTUM, precision, AS_CALLED * (pictures and layout == "contiguous"), layout, count
+        )
         for precision in ("fp32", *(AUTOCAST + name for name in low))
         for layout in layouts
         for count in rows
