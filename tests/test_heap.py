@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,10 +28,12 @@ from pyxai_fast.runtime import heap
 piece, size = 4 * 2**20, 2 * heap.FREE_BYTES
 # Freeing a mapped block raises the size from which blocks are mapped, to at most 32 MB.
 torch.ones(2 * piece // 4)
+watched = heap.Heap()
+watched.look()
+assert watched.released == 0, "what is usual is not known before"
 pairs = [(torch.ones(piece // 4), torch.ones(piece // 64)) for _ in range(size // piece)]
 held = [small for _, small in pairs]  # between the holes, so that they stay apart
 del pairs
-watched = heap.Heap()
 before = heap._resident_bytes()
 watched.look()
 assert watched.released == 1, watched.released
@@ -44,6 +48,58 @@ assert float(sum(small.sum() for small in held)) == piece // 64 * len(held)
 
 def test_free_pieces_are_given_back() -> None:
     subprocess.run([sys.executable, "-c", FREED], check=True, timeout=300)
+
+
+# Chunks of a network: what one of them frees, the next one uses again.
+CHUNKS = """
+import resource
+import torch
+from pyxai_fast.runtime import heap
+
+piece, size = 4 * 2**20, 2 * heap.FREE_BYTES
+torch.ones(2 * piece // 4)
+watched = heap.Heap()
+
+def chunk():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    pieces = [torch.ones(piece // 4) for _ in range(size // piece)]
+    del pieces
+    watched.look()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+pages = size // 4096
+with watched.kept():
+    first, *later = [chunk() for _ in range(6)]
+assert sum(later) < pages / 10, (first, later, pages)
+assert watched.released == 0, watched.released
+"""
+
+
+def test_pages_stay_while_chunks_run() -> None:
+    subprocess.run([sys.executable, "-c", CHUNKS], check=True, timeout=300)
+
+
+def test_the_last_one_to_leave_lets_pages_go_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[int, int]] = []
+    monkeypatch.setattr(heap, "_glibc", lambda: SimpleNamespace(mallopt=lambda *a: said.append(a)))
+    for name in heap.CHOSEN:
+        monkeypatch.delenv(name, raising=False)
+    watched = Heap()
+    kept = [(heap.M_MMAP_THRESHOLD, heap.LARGEST_BLOCK), (heap.M_TRIM_THRESHOLD, heap.KEPT)]
+    with watched.kept():
+        with watched.kept():
+            assert said == kept
+        assert said == kept
+    assert said == [*kept, (heap.M_TRIM_THRESHOLD, heap.USUALLY_KEPT)]
+    with pytest.raises(RuntimeError), watched.kept():
+        raise RuntimeError
+    assert said[3:] == [*kept, (heap.M_TRIM_THRESHOLD, heap.USUALLY_KEPT)]
+
+
+def test_who_has_chosen_how_malloc_keeps_pages_is_left_alone() -> None:
+    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": str(2**20)}
+    failed = subprocess.run([sys.executable, "-c", CHUNKS], env=environment, capture_output=True)
+    assert failed.returncode == 1 and b"AssertionError" in failed.stderr
 
 
 def test_memory_in_use_is_left_alone() -> None:

@@ -193,12 +193,33 @@ def test_the_format_is_not_measured_where_it_could_do_harm_or_no_good() -> None:
     for model, inputs, rows in (
         (training, IMAGES, 400),
         (None, IMAGES, 400),
-        (conv_net(), IMAGES, 10),
+        (conv_net(), IMAGES, 7),
+        (torch.nn.Sequential(torch.nn.Flatten()).eval(), IMAGES, 10),
         (conv_net(), grey, 400),
         (conv_net(), small, 400),
     ):
         assert choose_memory_format("auto", model, inputs, rows, None, fail) == "contiguous"
     assert choose_memory_format("channels_last", None, small, 1, None, fail) == "channels_last"
+
+
+def test_little_work_of_convolutions_goes_channels_last_unmeasured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*_: object) -> float:
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr(memory_format, "_time", never)
+    seen: list[tuple[torch.Tensor, ...]] = []
+    model = conv_net()
+    for _ in range(2):
+        found = choose_memory_format("auto", model, IMAGES, 10, None, seen.append)
+        assert found == "channels_last"
+    assert [len(rows[0]) for rows in seen] == [1], "it is seen once whether it runs"
+
+    def refuse(_rows: object) -> None:
+        raise RuntimeError("view size is not compatible")
+
+    assert choose_memory_format("auto", conv_net(), IMAGES, 10, None, refuse) == "contiguous"
 
 
 @pytest.mark.parametrize("max_rows", [None, 2])

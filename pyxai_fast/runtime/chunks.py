@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +21,15 @@ from .cost import Cost
 from .heap import HEAP
 from .memory import is_out_of_memory, measured_bytes
 
-# Bytes of the largest tensor that a chunk makes the model write. More is slower on a CPU: measured
-# on two conv nets, a ResNet-50 and a ViT at 3x224x224 and a net of digits, in float32 and bfloat16,
-# time per row is lowest where the largest tensor has 6 to 20 MB, whatever all of them have together
-# (what one layer frees the next one takes again), and grows by half or more from 25 MB on.
-CPU_TENSOR_BYTES = 12 * 2**20
+# Bytes of the largest tensor that a chunk makes the model write. Measured on two conv nets, a
+# ResNet-50 and a ViT at 3x224x224 and a net of digits, in float32 and bfloat16: the time for each
+# row falls until the largest tensor has 20 to 30 MB, by a few per cent from 12 MB on. Tensors of
+# more than 32 MB are not kept in the heap (see heap.py), and cost up to twice as much.
+CPU_TENSOR_BYTES = 24 * 2**20
 # Rows that a chunk has however large their tensors are: deep layers, with small tensors, want them.
 FEWEST_ROWS = 4
 # What a chunk may make the model write in all, forward and backward together.
-CPU_CHUNK_BYTES = 2**30
+CPU_CHUNK_BYTES = 2 * 2**30
 # The same for models whose tensors are elsewhere, of which only the points are known.
 ANSWER_CHUNK_BYTES = 96 * 2**20
 # On a GPU, the share of the free memory that a chunk may take at its peak.
@@ -197,6 +198,18 @@ def run_chunks(
     `run` must change nothing when it raises. It is measured once for each model and shape of
     inputs; `measure=False` leaves that to another call.
     """
+    keeping = nullcontext() if planner.device.type == "cuda" else HEAP.kept()
+    with keeping:
+        _run_chunks(work, planner, run, cost, measure)
+
+
+def _run_chunks(
+    work: Chunk,
+    planner: ChunkPlanner,
+    run: Callable[[Chunk], None],
+    cost: Cost,
+    measure: bool,
+) -> None:
     for chunk in chunks(work, planner.rows):
         try:
             if measure and not planner.measured:
@@ -216,4 +229,4 @@ def run_chunks(
         planner.shrink(chunk.rows)
         if planner.device.type == "cuda":
             torch.cuda.empty_cache()
-        run_chunks(chunk, planner, run, cost, measure)
+        _run_chunks(chunk, planner, run, cost, measure)

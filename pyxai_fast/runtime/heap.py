@@ -1,10 +1,11 @@
-"""Memory that the C library's heap holds in pieces which it does not use again.
+"""What the C library does with memory that chunks free: keep it, but not more and more of it.
 
 A chunk's activations are small enough for malloc's heap, on purpose: larger blocks are mapped and
-unmapped each time, and every page of them faults. But glibc before 2.38 often fails to reuse an
-aligned block after it is freed (its bug 14581), and torch aligns every tensor: once in a while the
-heap grows by some megabytes with each chunk, gigabytes in a minute, all of it free. Here that is
-noticed, and the pages are given back.
+unmapped each time, and every page of them faults. So do the pages at the end of the heap, of which
+glibc gives back what exceeds 64 MB whenever a block is freed there: it is told not to while chunks
+run. But glibc before 2.38 cannot always take an aligned block where one was freed (its bug 14581),
+and torch aligns every tensor: once in a while the heap grows by some megabytes with each chunk,
+gigabytes in a minute, all of it free. Here that is noticed, and the pages are given back.
 """
 
 from __future__ import annotations
@@ -13,12 +14,23 @@ import ctypes
 import functools
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Free memory that is worth a look, far above what the chunks of one model free and use again.
 FREE_BYTES = 384 * 2**20
 # Bytes that chunks write between two looks: a look takes microseconds, and they milliseconds.
 LOOK_EVERY = 2**30
+
+# Of mallopt, in malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+# The largest of blocks that glibc lets lie in the heap, and what it lets lie free at its end then.
+LARGEST_BLOCK, USUALLY_KEPT = 32 * 2**20, 64 * 2**20
+KEPT = 2**31 - 1
+# With one of these in the environment somebody has chosen already.
+CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 
 
 class _Counts(ctypes.Structure):
@@ -34,7 +46,7 @@ class _Counts(ctypes.Structure):
 
 
 class Heap:
-    """Gives free pages back when they have become many.
+    """Keeps pages while chunks run, and gives free ones back when they have become many.
 
     Attributes:
         released: how often that was.
@@ -43,7 +55,34 @@ class Heap:
     def __init__(self) -> None:
         self.released = 0
         self._written = 0
-        self._resident = 0  # after the last look at which something was given back
+        # The least of what was resident at any look since pages were given back; None before.
+        self._usual: int | None = None
+        self._lock = threading.Lock()
+        self._keeping = 0
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """While this lasts, in any thread, glibc keeps what is freed at the heap's end.
+
+        Afterwards it gives back again what exceeds 64 MB, as it does in any process that has had
+        blocks of 32 MB.
+        """
+        library = None if any(name in os.environ for name in CHOSEN) else _glibc()
+        if library is None:
+            yield
+            return
+        with self._lock:
+            self._keeping += 1
+            if self._keeping == 1:
+                library.mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK)
+                library.mallopt(M_TRIM_THRESHOLD, KEPT)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._keeping -= 1
+                if self._keeping == 0:
+                    library.mallopt(M_TRIM_THRESHOLD, USUALLY_KEPT)
 
     def wrote(self, size: int) -> None:
         """Called when a chunk has made the model write `size` bytes."""
@@ -53,15 +92,22 @@ class Heap:
             self.look()
 
     def look(self) -> None:
+        """Gives free pages back where the process has grown by many since the looks before.
+
+        Free pieces alone say nothing: what a chunk has freed, the next one uses again, and pages
+        that are given back between them fault one by one.
+        """
         library = _glibc()
-        if library is None or library.mallinfo2().fordblks < FREE_BYTES:
+        if library is None:
             return
-        # Free, but given back already, as far as the process has not grown since.
-        if _resident_bytes() < self._resident + FREE_BYTES:
-            return
-        library.malloc_trim(0)
-        self.released += 1
-        self._resident = _resident_bytes()
+        resident = _resident_bytes()
+        if self._usual is None or resident < self._usual:
+            self._usual = resident
+        grown = resident - self._usual
+        if grown >= FREE_BYTES and library.mallinfo2().fordblks >= FREE_BYTES:
+            library.malloc_trim(0)
+            self.released += 1
+            self._usual = None
 
 
 HEAP = Heap()
@@ -77,6 +123,7 @@ def _glibc() -> ctypes.CDLL | None:
         return None
     library.mallinfo2.restype = _Counts
     library.malloc_trim.argtypes = [ctypes.c_size_t]
+    library.mallopt.argtypes = [ctypes.c_int, ctypes.c_int]
     return library
 
 

@@ -22,8 +22,10 @@ MIN_FEATURES = 16 * 1024
 # libraries make their kernels for the shape.
 TRIALS = 3
 TRIAL_ROWS = 8
-# Less work than the trials themselves is not worth them.
-MIN_ROWS = 32
+# Less work than the trials themselves is not worth them: pictures go channels last then to networks
+# with convolutions on a CPU, which gained by it on every one that was measured, or made no
+# difference. Fewer rows than these are not worth the one with which it is seen whether that runs.
+MIN_ROWS, MIN_UNMEASURED_ROWS = 32, 8
 
 _choices: weakref.WeakKeyDictionary[nn.Module, dict[Any, str]] = weakref.WeakKeyDictionary()
 
@@ -47,7 +49,8 @@ def choose_memory_format(
 
     "auto" measures `run` (one evaluation of the model on a few rows) in both formats when there are
     images to gain on, work enough, and a module in eval mode, which a trial run cannot change.
-    A module whose own filters lie channels last gets such inputs unmeasured. Other models are given
+    A module whose own filters lie channels last gets such inputs unmeasured, and so does one with
+    convolutions on a CPU where there is too little work to measure. Other models are given
     contiguous inputs, and so are models that fail on channels_last ones (`x.view` of a flattened
     feature map does).
     """
@@ -65,8 +68,16 @@ def choose_memory_format(
     if known["filters"] == "channels_last" and _runs_channels_last(inputs, run):
         known[key] = "channels_last"
         return known[key]
-    if rows < MIN_ROWS or max(x[0].numel() for x in images) < MIN_FEATURES:
+    if max(x[0].numel() for x in images) < MIN_FEATURES:
         return "contiguous"
+    if rows < MIN_ROWS:
+        if rows < MIN_UNMEASURED_ROWS or inputs[0].is_cuda or not _convolves(module):
+            return "contiguous"
+        unmeasured = ("unmeasured", key)
+        if unmeasured not in known:
+            runs = _runs_channels_last(inputs, run)
+            known[unmeasured] = "channels_last" if runs else "contiguous"
+        return known[unmeasured]
     known[key] = "channels_last" if _is_faster(inputs, max_rows, run) else "contiguous"
     return known[key]
 
@@ -78,6 +89,10 @@ def _lies_channels_last(module: nn.Module) -> bool:
         w.dim() == 4 and not w.is_contiguous() and w.is_contiguous(memory_format=last)
         for w in module.parameters()
     )
+
+
+def _convolves(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.Conv2d) for part in module.modules())
 
 
 def _runs_channels_last(
