@@ -23,7 +23,6 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from bootstrap import LEVEL, RESAMPLES  # noqa: E402
 from freemcg_counterfactuals import (  # noqa: E402
     Bench,
     CounterfactualPlan,
@@ -35,6 +34,7 @@ from freemcg_page import rendered  # noqa: E402
 from freemcg_plot import freemcg_figure  # noqa: E402
 from machine import machine  # noqa: E402
 
+from pyxai_fast.metrics.bootstrap import LEVEL, RESAMPLES  # noqa: E402
 from pyxai_fast.models.spec import LoadedModel, load_model  # noqa: E402
 from pyxai_fast.priors.spec import load_prior  # noqa: E402
 

@@ -13,7 +13,6 @@ from itertools import product
 from typing import Any
 
 import torch
-from bootstrap import mean_of
 from off_manifold import distances
 from torch import Tensor
 from white_box_counterfactuals import (
@@ -23,6 +22,7 @@ from white_box_counterfactuals import (
 )
 
 from pyxai_fast import Counterfactual
+from pyxai_fast.metrics.bootstrap import mean_of
 from pyxai_fast.models.spec import LoadedModel
 from pyxai_fast.priors import Prior
 
