@@ -149,14 +149,17 @@ def explain_sounds(request: Request) -> int:
 
 
 def _spec(model: str) -> str:
-    """Of the model; the demo has one of sounds, too."""
-    kind = model.partition(":")[0]
+    """Of the model; the demo has one of sounds, too, and so has Hugging Face."""
+    kind, _, name = model.partition(":")
     if model == "demo":
         return DEMO
-    if kind in SPEC_KINDS and kind != "python":
+    if kind == "hf":
+        return f"hf-audio:{name}"
+    if kind in SPEC_KINDS and kind not in ("python", "hf-audio"):
         raise UsageError(
-            f"--model: must be {SPEC_KINDS['python'].usage} or demo for sounds, got {kind}; your "
-            "function may return any model of waveforms, such as BlackBox.from_onnx(...)"
+            f"--model: must be {SPEC_KINDS['python'].usage}, {SPEC_KINDS['hf'].usage} or demo for "
+            f"sounds, got {kind}; your function may return any model of waveforms, such as "
+            "BlackBox.from_onnx(...)"
         )
     return model
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from pyxai_fast.models.errors import MissingDependency, ModelNotFound, ModelSpecError
+from pyxai_fast.models.errors import ModelSpecError
 from pyxai_fast.models.from_timm import preprocessing_from_data_config
+from pyxai_fast.models.hf_checkpoint import (
+    checkpoint_name,
+    class_names,
+    import_transformers,
+    load_classifier,
+    quiet,
+    without_settings,
+)
 from pyxai_fast.models.loaded import LoadedModel
 from pyxai_fast.models.preprocessing import Preprocessing
 
 # Pillow's resampling numbers, which the configuration files hold.
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class LogitsOnly(nn.Module):
@@ -44,24 +48,12 @@ def load_hf(name: str) -> LoadedModel:
     with random numbers, and the explanation would be of noise.
     """
     spec = f"hf:{name}"
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingDependency(
-            f"{spec}: transformers is needed; run: pip install transformers"
-        ) from error
-    path = os.path.expanduser(name)
-    if os.path.isdir(path):
-        if not os.path.isfile(os.path.join(path, "config.json")):
-            raise ModelNotFound(
-                f"{spec}: the directory has no config.json; "
-                "write one with model.save_pretrained(DIR)"
-            )
-        name = path
-    elif not _REPOSITORY.fullmatch(name) or name.startswith("."):
-        raise ModelNotFound(f"{spec}: there is no directory {os.path.abspath(path)}")
-    with _quiet(transformers):
-        model = _load_model(transformers, name, spec)
+    transformers = import_transformers(spec)
+    name = checkpoint_name(name, spec)
+    with quiet(transformers):
+        model = load_classifier(
+            transformers.AutoModelForImageClassification, name, spec, "an image classifier"
+        )
         settings = _load_processor_settings(transformers, name, spec)
     channels = int(getattr(model.config, "num_channels", 3))
     if channels not in (1, 3):
@@ -69,7 +61,7 @@ def load_hf(name: str) -> LoadedModel:
     return LoadedModel(
         module=LogitsOnly(model, flip_channels=bool(settings.get("do_flip_channel_order"))),
         preprocessing=preprocessing_from_settings(settings, spec, channels=channels),
-        class_names=_class_names(model.config),
+        class_names=class_names(model.config),
         spec=spec,
     )
 
@@ -182,29 +174,6 @@ def _size(value: Any, spec: str) -> tuple[int, tuple[int, int] | None]:
     )
 
 
-def _load_model(transformers: Any, name: str, spec: str) -> Any:
-    try:
-        model, info = transformers.AutoModelForImageClassification.from_pretrained(
-            name, output_loading_info=True
-        )
-    except ImportError as error:
-        raise MissingDependency(f"{spec}: {_first_line(error)}") from error
-    except OSError as error:
-        raise _not_found(name, spec, error) from error
-    except ValueError as error:
-        raise ModelSpecError(
-            f"{spec}: must be an image classifier of transformers ({_first_line(error)})"
-        ) from error
-    missing = sorted(info.get("missing_keys", ()))
-    if missing:
-        raise ModelSpecError(
-            f"{spec}: must be a trained classifier, but the checkpoint lacks {missing[0]}"
-            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}; those weights would "
-            "be random; use a checkpoint fine-tuned for classification"
-        )
-    return model
-
-
 def _load_processor_settings(transformers: Any, name: str, spec: str) -> dict[str, Any]:
     """The processor's settings with its class's defaults filled in; never needs torchvision."""
     # The torchvision-backed processors compute the same thing from the same settings.
@@ -213,12 +182,7 @@ def _load_processor_settings(transformers: Any, name: str, spec: str) -> dict[st
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(name, **slow)
     except OSError as error:
-        if os.path.isdir(name):
-            raise ModelNotFound(
-                f"{spec}: the directory has no preprocessor_config.json; write one with "
-                "processor.save_pretrained(DIR)"
-            ) from error
-        raise _not_found(name, spec, error) from error
+        raise without_settings(name, spec, error) from error
     # No processor class that works without torchvision, or none that this version knows: the file
     # itself still says most of it.
     except (ImportError, ValueError, AttributeError, TypeError):
@@ -230,44 +194,3 @@ def _load_processor_settings(transformers: Any, name: str, spec: str) -> dict[st
         settings["data_config"] = processor.data_config
     settings.setdefault("image_processor_type", type(processor).__name__)
     return settings
-
-
-def _not_found(name: str, spec: str, error: Exception) -> ModelNotFound:
-    if os.path.isdir(name):
-        return ModelNotFound(f"{spec}: the directory could not be loaded ({_first_line(error)})")
-    return ModelNotFound(
-        f"{spec}: looked for a directory {os.path.abspath(name)}, in the local cache and on "
-        f"https://huggingface.co/{name} ({_first_line(error)}); check the name and the connection, "
-        f"or run 'hf download {name} --local-dir DIR' where there is one and use hf:DIR"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _class_names(config: Any) -> list[str] | None:
-    names = {int(k): str(v) for k, v in (getattr(config, "id2label", None) or {}).items()}
-    if sorted(names) != list(range(len(names))):
-        return None
-    return [names[i] for i in range(len(names))] or None
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """No retry messages, advice about torchvision or bars over the weights; errors still show."""
-    import logging
-
-    log = transformers.utils.logging
-    hub = logging.getLogger("huggingface_hub")
-    verbosity, hub_level, bars = log.get_verbosity(), hub.level, log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    hub.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.set_verbosity(verbosity)
-        hub.setLevel(hub_level)
-        if bars:
-            log.enable_progress_bar()

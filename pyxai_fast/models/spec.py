@@ -19,6 +19,7 @@ from pyxai_fast.models.errors import (
     UnknownModelSpec,
 )
 from pyxai_fast.models.from_hf import load_hf
+from pyxai_fast.models.from_hf_audio import load_hf_audio
 from pyxai_fast.models.from_onnx import load_onnx
 from pyxai_fast.models.from_python import load_python
 from pyxai_fast.models.from_timm import load_timm
@@ -75,6 +76,7 @@ def _load_demo(name: str) -> LoadedModel:
 # A new kind of spec is one function and one line here.
 SPEC_KINDS: dict[str, SpecKind] = {
     "hf": SpecKind("hf:NAME_OR_DIR", load_hf),
+    "hf-audio": SpecKind("hf-audio:NAME_OR_DIR", load_hf_audio),
     "torchvision": SpecKind("torchvision:NAME", load_torchvision),
     "timm": SpecKind("timm:NAME", load_timm),
     "python": SpecKind("python:MODULE_OR_FILE.py:FACTORY", load_python),
@@ -98,9 +100,10 @@ def load_model(
     keeps less of the forward pass in memory.
 
     Args:
-        spec: ``hf:NAME_OR_DIR`` (a transformers image classifier), ``torchvision:NAME``,
-            ``timm:NAME``, ``python:MODULE_OR_FILE.py:FACTORY``, ``onnx:FILE``, the address of a
-            model behind HTTP, or ``demo``.
+        spec: ``hf:NAME_OR_DIR`` (a transformers image classifier), ``hf-audio:NAME_OR_DIR`` (one of
+            waveforms), ``torchvision:NAME``, ``timm:NAME``,
+            ``python:MODULE_OR_FILE.py:FACTORY``, ``onnx:FILE``, the address of a model behind HTTP,
+            or ``demo``.
         device: Where the model goes.
         options: Of the loader: those of BlackBox.from_onnx and BlackBox.from_url, where headers
             come from ``token_env`` or ``headers_file``. Other kinds take none.
