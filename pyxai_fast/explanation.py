@@ -107,6 +107,18 @@ class Explanation:
             save_figure(figure, path)
         return figure
 
+    def to_shap(self) -> Any:
+        """The same as a `shap.Explanation`, for shap's plots (pip install shap).
+
+        Base values are there where attributions add up to the explained outputs. Of tables values
+        are [B, D], or [B, D, n] of n Targets; of pictures [B, H, W, C, n], n = 1 for one target.
+
+        >>> shap.plots.waterfall(explanation.to_shap()[0])  # doctest: +SKIP
+        """
+        from .doors.shap import shap_explanation
+
+        return shap_explanation(self)
+
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name; those of a tuple are numbered."""
         named: dict[str, Tensor] = {}
