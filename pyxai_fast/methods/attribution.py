@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -90,6 +91,11 @@ class AttributionMethod:
 
     def has_convergence_delta(self) -> bool:
         return False
+
+    @classmethod
+    def get_name(cls) -> str:
+        """The class's name in words: "Input X Gradient"."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", cls.__name__)
 
     def has_standard_error(self) -> bool:
         """Whether attributions that are estimates come with a standard error."""
