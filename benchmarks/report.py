@@ -15,6 +15,7 @@ from report_geometrically_guided import geometrically_guided_section
 from report_guided_ig import guided_ig_section
 from report_likelihood_ratio import likelihood_ratio_section
 from report_path_methods import path_methods_section
+from report_server import server_section
 from report_stick_breaking import stick_breaking_section
 from report_throughput import throughput_section
 from tables import chunk, mb, median, ms, ratio, size, table, table_of_used, times
@@ -61,6 +62,7 @@ idle machine, and on a machine with a GPU:
   `bench_geometrically_guided.py` for climbs, against a plain loop too,
   `bench_stick_breaking.py` for random paths, `bench_path_methods.py` for Blur IG, expected
   gradients and DiffIG, and `bench_dax.py` for DAX, without the black box.
+  `load_server.py` asks a running server.
 - Nothing is timed that is not checked first: on a CPU, native kernels equal the reference bit for
   bit; rivals agree with it closely, or, where they draw numbers of their own, in distribution.
 - Contenders of a setting take turns, and figures are medians. Ops: `3.10x` is a speed-up, our time
@@ -71,15 +73,24 @@ idle machine, and on a machine with a GPU:
 
 
 def main() -> None:
-    README.write_text(rendered(sorted(RESULTS.glob("*.json"))))
+    README.write_text(rendered(stored()))
+
+
+def stored() -> list[Path]:
+    """The files of figures: of processors, of GPUs, and of servers in a folder of their own."""
+    return sorted(RESULTS.glob("*.json")) + sorted(RESULTS.glob("server/*.json"))
 
 
 def rendered(files: list[Path]) -> str:
-    """The text for these files of figures: a section for each processor, and one for GPUs."""
+    """The text for these files of figures: a section for each processor and each server, and one
+    for GPUs."""
     parts = [INTRODUCTION]
     for path in files:
         if path.name.startswith("cpu-"):
             parts += machine_section(json.loads(path.read_text()))
+    for path in files:
+        if path.parent.name == "server":
+            parts += server_section(json.loads(path.read_text()))
     parts.append("## GPU\n")
     gpus = [path for path in files if path.name.startswith("gpu-")]
     for path in gpus:

@@ -32,7 +32,12 @@ def main() -> None:
         "--ops", nargs="*", choices=FAMILIES, metavar="family", help="only the ops, or some of them"
     )
     parser.add_argument("--integrated-gradients", action="store_true", help="only end to end")
-    parser.add_argument("--throughput", action="store_true", help="only at equal completeness")
+    parser.add_argument(
+        "--throughput",
+        nargs="*",
+        metavar="model",
+        help="only at equal completeness, or only some of the models",
+    )
     parser.add_argument("--geometrically-guided", action="store_true", help="only guided climbs")
     parser.add_argument("--likelihood-ratio", action="store_true", help="only estimated gradients")
     parser.add_argument("--counterfactual", action="store_true", help="only counterfactuals")
@@ -53,7 +58,8 @@ def main() -> None:
         "path_methods",
         "dax",
     )
-    everything = options.ops is None and not any(getattr(options, part) for part in parts)
+    chosen = [part for part in parts if getattr(options, part) not in (None, False)]
+    everything = options.ops is None and not chosen
     families = list(FAMILIES) if everything or options.ops == [] else options.ops or []
     path = RESULTS / f"cpu-{short_name(str(machine()['cpu']))}.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
@@ -62,12 +68,15 @@ def main() -> None:
     failures: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         for part in parts:
-            if everything or getattr(options, part):
+            if everything or part in chosen:
                 info = machine()
-                raw = measure(f"bench_{part}.py", *quick, "--json", folder=folder)
+                models = options.throughput or [] if part == "throughput" else []
+                only = ["--cases", *models] if models else []
+                raw = measure(f"bench_{part}.py", *quick, *only, "--json", folder=folder)
                 del raw["machine_info"]
-                result[part] = raw
-                runs[part.replace("_", " ")] = {name: info[name] for name in OF_A_PART}
+                result[part] = merged(result[part], raw) if models and part in result else raw
+                label = ": ".join(filter(None, (part.replace("_", " "), ", ".join(models))))
+                runs[label] = {name: info[name] for name in OF_A_PART}
         for family in families:
             info = machine()
             raw = measure("bench_ops.py", family, *quick, "--json", folder=folder)
@@ -84,6 +93,17 @@ def main() -> None:
         print(f"wrote {path.relative_to(ROOT)} and {report.README.relative_to(ROOT)}")
     if failures:
         sys.exit("failed:\n" + "\n".join(failures))
+
+
+def merged(before: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The figures of some models in the place of those that there were."""
+    found = dict(new)
+    for name in ("cases", "methods"):
+        models = {row["case"] for row in new[name]}
+        order = [row["case"] for row in before[name]]
+        rows = [row for row in before[name] if row["case"] not in models] + new[name]
+        found[name] = sorted(rows, key=lambda row: [*order, row["case"]].index(row["case"]))
+    return found
 
 
 def measure(*command: str, folder: str) -> dict[str, Any]:

@@ -201,8 +201,8 @@ CASES = _cases(
     Case("digits conv net", digits, (64, 1, 28, 28), 256),
     Case("strided conv net", strided, (8, 3, 224, 224), 128, image_net=True),
     Case("pooling conv net", pooling, (8, 3, 224, 224), 128, image_net=True),
-    Case("ResNet-50", resnet, (2, 3, 224, 224), 24, 3, compiled=False, image_net=True),
-    Case("ViT-S/16", vit, (2, 3, 224, 224), 24, 3, compiled=False, image_net=True),
+    Case("ResNet-50", resnet, (2, 3, 224, 224), 24, 7, compiled=False, image_net=True),
+    Case("ViT-S/16", vit, (2, 3, 224, 224), 24, 7, compiled=False, image_net=True),
 )
 # On a GPU, where compiling takes the time.
 GPU_CASES = _cases(

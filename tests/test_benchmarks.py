@@ -211,8 +211,32 @@ def test_the_report_of_a_gpu_has_stages_targets_and_rows(tmp_path: Path) -> None
 
 
 def test_the_stored_report_is_the_rendered_one() -> None:
-    files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-    assert (ROOT / "benchmarks" / "README.md").read_text() == report.rendered(files)
+    assert (ROOT / "benchmarks" / "README.md").read_text() == report.rendered(report.stored())
+
+
+def test_the_report_of_a_server_tells_what_micro_batches_bring(tmp_path: Path) -> None:
+    def loads(per_second: float) -> list[dict[str, float]]:
+        each = {"per_second": per_second, "p50": 1.5, "p99": 3.25, "cpu": 0.5}
+        return [{"clients": clients} | each for clients in (1, 64)]
+
+    measured = {
+        "options": {"n_steps": 20},
+        "servers": {"micro-batches": loads(300.0), "one by one": loads(120.0)},
+        "ratios": {"1": 1.0, "64": 2.5},
+    }
+    info = {"cpu": "Example CPU", "cores": 2, "torch": "2", "commit": "abc", "date": "2026-01-01"}
+    result = {
+        "machine_info": info,
+        "max_batch": 32,
+        "works": {"integrated_gradients": measured},
+        "memory": {"requests": 10_000, "megabytes": [100.0, 101.0]},
+        "overload": {"200": 17, "429": 111},
+    }
+    (tmp_path / "server").mkdir()
+    text = report.rendered([written(tmp_path / "server", "example.json", result)])
+    assert "## Server, Example CPU" in text and "17 with 200, 111 with 429" in text
+    line = "| integrated_gradients, n_steps=20 | 64 | 300 | 1.5 ms | 3.2 ms | 0.5 ms | 120 |"
+    assert f"{line} 1.5 ms | 3.2 ms | 2.50x (met) |" in text
 
 
 # --- the GPU's stages ----------------------------------------------------------------------------
@@ -340,6 +364,18 @@ def test_what_most_gaps_do_not_exceed() -> None:
     gaps = torch.zeros(101)
     gaps[:10] = 1.0
     assert cases.of_most(gaps) == 0.0
+
+
+def test_some_models_that_are_measured_again_take_their_places() -> None:
+    runner = pytest.importorskip("run", reason="the benchmarks are not here")
+
+    def figures(**times: int) -> dict[str, Any]:
+        rows = [{"case": name, "time": time} for name, time in times.items()]
+        return {"cases": rows, "methods": rows[:1], "settings": {}}
+
+    merged = runner.merged(figures(a=1, b=1, c=1), figures(d=2, b=2))
+    assert merged["cases"] == figures(a=1, b=2, c=1, d=2)["cases"]
+    assert merged["methods"] == figures(a=1, d=2)["cases"]
 
 
 def test_benchmarks_of_equal_completeness_run_and_are_a_section() -> None:
