@@ -128,6 +128,7 @@ _DEFINED_IN = {
 }
 _MODULES = (
     "arrays",
+    "doors",
     "gradients",
     "jobs",
     "methods",

@@ -15,8 +15,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="SPEC",
-        help="hf:NAME_OR_DIR, torchvision:NAME, timm:NAME, python:MODULE_OR_FILE.py:NAME (of a "
-        "function that returns a model, or of a fitted estimator), "
+        help="hf:NAME_OR_DIR (of sounds an audio classifier), torchvision:NAME, timm:NAME, "
+        "python:MODULE_OR_FILE.py:NAME (of a function that returns a model, or of a fitted "
+        "estimator), "
         "onnx:FILE, the address of a model server (http://HOST/v2/models/NAME/infer or "
         "http://HOST/v1/models/NAME:predict) or demo",
     )
