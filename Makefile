@@ -11,18 +11,20 @@
 
 SHELL := bash
 VENV := .venv
+DOCS_VENV := .venv-docs
 PY := $(VENV)/bin/python
 # A process for each core; the tests of a file share what they set up.
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint clean FORCE
+.PHONY: help demo test bench lint docs clean FORCE
 
 help:
 	@echo "make demo    explain handwritten digits with every method; writes demo/"
 	@echo "make test    run the tests"
 	@echo "make bench   run the benchmarks"
 	@echo "make lint    check formats, style and types"
+	@echo "make docs    build the documentation, build/site/index.html"
 	@echo "make clean   delete everything that these make"
 	@echo
 	@echo "Settings: PYTHON=python3.12, PYXAI_FAST_NATIVE=off, PYTEST_ARGS=...; more in the Makefile."
@@ -50,8 +52,12 @@ lint-cpp:
 lint-types:
 	$(PY) -m mypy
 
+# The site reads the sources, and needs neither torch nor the package.
+docs: $(DOCS_VENV)/.requirements
+	$(DOCS_VENV)/bin/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist demo pyxai_fast/_native *.egg-info
+	rm -rf $(VENV) $(DOCS_VENV) build dist demo pyxai_fast/_native *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find pyxai_fast tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -72,18 +78,18 @@ NO_COMPILER := No C++ compiler found: install one (Debian/Ubuntu: apt-get instal
 Fedora: dnf install gcc-c++; macOS: xcode-select --install). \
 Going on with the pure-PyTorch fallback.
 
-# --- .venv: each file below says, by its date, when one step was last done ------------------------
+# --- .venv, and .venv-docs: each file below says, by its date, when one step was last done --------
 
 SUPPORTED := import sys; sys.exit(sys.version_info < (3, 11))
 
 # A PYTHON that the caller names replaces a .venv of another version; otherwise .venv stays.
 ifneq ($(origin PYTHON),undefined)
-$(VENV)/.python: FORCE
+$(VENV)/.python $(DOCS_VENV)/.python: FORCE
 endif
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c '$(SUPPORTED)' >/dev/null 2>&1 && echo $$p && break; done)
 
-$(VENV)/.python:
+$(VENV)/.python $(DOCS_VENV)/.python:
 	@python='$(PYTHON)'; say() { echo "make: $$*" >&2; exit 1; }; \
 	test -n "$$python" || say "Python 3.11 or later was not found; install it, or name it: make PYTHON=/path/to/python3"; \
 	version=$$("$$python" -c 'import platform; print(platform.python_version())' 2>/dev/null) \
@@ -92,14 +98,17 @@ $(VENV)/.python:
 	test "$$version" != "$$(cat $@ 2>/dev/null)" || exit 0; \
 	"$$python" -c 'import ensurepip, venv' 2>/dev/null \
 	  || say "$$python has no venv module; install it (Debian/Ubuntu: apt-get install python3-venv)"; \
-	echo "Creating $(VENV) with Python $$version"; \
-	"$$python" -m venv --clear $(VENV) && echo "$$version" > $@
+	echo "Creating $(@D) with Python $$version"; \
+	"$$python" -m venv --clear $(@D) && echo "$$version" > $@
 
-$(VENV)/.requirements: requirements.txt $(VENV)/.python
+$(VENV)/.requirements: requirements.txt
+$(DOCS_VENV)/.requirements: requirements-docs.txt
+$(VENV)/.requirements $(DOCS_VENV)/.requirements: %/.requirements: %/.python
 	@echo "Installing the pinned requirements; the first time takes some minutes"
-	@set -o pipefail; $(PY) -m pip install --disable-pip-version-check -r requirements.txt | { \
+	@set -o pipefail; $(@D)/bin/python -m pip install --disable-pip-version-check -r $(filter %.txt,$^) | { \
 	  grep --line-buffered -oE '^ *(Downloading|Using cached|Processing) [^ ]+( \([0-9.]+ .?B\))?|^Installing collected packages' \
-	  || true; }
+	  || true; } \
+	  || { echo "make: not all packages of $(filter %.txt,$^) could be had; pip says above which" >&2; exit 1; }
 	@touch $@
 
 # Rewritten when a compiler comes, goes or changes, so that the next step is done again.

@@ -85,14 +85,19 @@ def test_cmake_lists_every_native_source_and_no_other() -> None:
     assert listed == there
 
 
+def pins_of(name: str) -> dict[str, str]:
+    pins = {}
+    for line in (ROOT / name).read_text().splitlines():
+        if line and not line.startswith("#"):
+            package, separator, version = line.partition("==")
+            assert separator and version, f"not an exact pin: {line}"
+            pins[canonicalize_name(package)] = version
+    return pins
+
+
 @in_source_tree
 def test_requirements_are_pinned_and_cover_what_the_package_declares() -> None:
-    pins = {}
-    for line in (ROOT / "requirements.txt").read_text().splitlines():
-        if line and not line.startswith("#"):
-            name, separator, version = line.partition("==")
-            assert separator and version, f"not an exact pin: {line}"
-            pins[canonicalize_name(name)] = version
+    pins = pins_of("requirements.txt")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     optional = project["project"]["optional-dependencies"]
     declared = [
@@ -105,6 +110,14 @@ def test_requirements_are_pinned_and_cover_what_the_package_declares() -> None:
         if name != "pyxai-fast":
             assert name in pins, f"{name} is declared in pyproject.toml, and has no pin"
             assert requirement.specifier.contains(pins[name]), requirement
+
+
+@in_source_tree
+def test_what_builds_the_documentation_is_pinned() -> None:
+    pins = pins_of("requirements-docs.txt")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for requirement in map(Requirement, project["project"]["optional-dependencies"]["docs"]):
+        assert canonicalize_name(requirement.name) in pins, requirement
 
 
 reads_elf = pytest.mark.skipif(

@@ -1,0 +1,212 @@
+"""What the documentation says is so: Python runs, commands parse, links lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from doc_pages import ROOT, Block, anchors, arguments_of, blocks, commands, links, pages, run
+
+import pyxai_fast
+from pyxai_fast import native
+from pyxai_fast.cli import _parser
+from pyxai_fast.combinations import COMBINATIONS
+from pyxai_fast.methods import METHODS
+from pyxai_fast.models.errors import MissingDependency
+
+DOCS = ROOT / "docs"
+PAGES = pages()
+
+pytestmark = pytest.mark.skipif(
+    not DOCS.is_dir(), reason="tests the source tree; this is a copy of tests/"
+)
+
+
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def of_language(page: Path, language: str) -> list[Block]:
+    return [block for block in blocks(read(named(page))) if block.language == language]
+
+
+# --- Python --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if of_language(p, "python")], ids=named)
+def test_python_of_a_page_runs_and_is_what_its_comments_say(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where it saves things
+    torch.manual_seed(0)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    without_arrays = native.switched_off() or native.array_module() is None
+    for block in of_language(page, "python"):
+        if not block.is_run:
+            compile(block.code, named(page), "exec")
+        elif not (without_arrays and "arrays" in block.code):
+            try:
+                run(block, page, names)
+            except MissingDependency as error:
+                pytest.skip(str(error))
+
+
+def test_comments_that_are_wrong_are_found() -> None:
+    page, names = DOCS / "index.md", {"x": torch.zeros(2, 3)}
+    right = ("x  # [2, 3]", "x  # [B, 3]: words", "x  # [2, ...]", "1 + 1  # 2, or so", "x  # is 0")
+    for code in right:
+        run(Block("python", "", code, 1), page, names)
+    for wrong in ("x  # [3, 2]", "y = x.T  # [2, 3]", "1 + 1  # 3", "x  # [2, 3, ...,  4]"):
+        with pytest.raises(AssertionError):
+            run(Block("python", "", wrong, 1), page, names)
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_commands_are_those_that_there_are(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+    for command in commands(read(named(page))):
+        arguments = arguments_of(command)
+        if arguments is not None and "..." not in arguments:
+            try:
+                _parser().parse_args(arguments)
+            except SystemExit as stop:
+                assert stop.code == 0, f"{' '.join(command)}: {capsys.readouterr().err}"
+        if command[:1] == ["make"]:
+            goals = [word for word in command[1:] if not word.startswith("-") and "=" not in word]
+            assert set(goals) <= targets, " ".join(command)
+        scripts = [word for word in command if re.fullmatch(r"[\w/.-]+/[\w.-]+\.(py|sh)", word)]
+        for script in scripts:
+            if "python" in command[0] or script == command[0]:
+                assert (ROOT / script).is_file(), " ".join(command)
+
+
+def test_commands_are_found() -> None:
+    text = "```sh\na \\\n  b | pyxai-fast info  # c\n```\n\n    X=1 pyxai-fast demo && make x\n"
+    assert list(commands(text)) == [
+        ["a", "b"], ["pyxai-fast", "info"], ["X=1", "pyxai-fast", "demo"], ["make", "x"],
+    ]  # fmt: skip
+    assert arguments_of(["torchrun", "-m", "pyxai_fast", "run", "a"]) == ["run", "a"]
+    assert arguments_of(["X=1", "pyxai-fast", "demo"]) == ["demo"]
+    assert arguments_of(["make", "x"]) is None
+
+
+# --- links ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_to_what_is_there(page: Path) -> None:
+    text = read(named(page))
+    for link in links(text):
+        if re.match(r"(https?|mailto):", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists() and target.is_relative_to(ROOT), f"{named(page)}: {link}"
+        assert target.is_file() or page == ROOT / "README.md", f"{named(page)}: {link} is a folder"
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors(read(named(target))), f"{named(page)}: {link}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML reads the site's settings")
+    listed: list[str] = []
+
+    def walk(entry: Any) -> None:
+        if isinstance(entry, str):
+            listed.append(entry)
+        elif isinstance(entry, list):
+            [walk(one) for one in entry]
+        else:
+            [walk(one) for one in entry.values()]
+
+    walk(yaml.safe_load(read("mkdocs.yml"))["nav"])
+    there = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")]
+    assert sorted(listed) == sorted([*there, "CONTRIBUTING.md", "CHANGELOG.md"])
+
+
+# --- what is said of the package -----------------------------------------------------------------
+
+
+def sections(text: str) -> dict[str, str]:
+    """What stands under each heading of the second level, by its first word in backticks."""
+    parts = re.split(r"^## `(\w+)`\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+METHOD_PAGES = {
+    name: text
+    for page in sorted((DOCS / "methods").glob("*.md"))
+    for name, text in sections(page.read_text(encoding="utf-8")).items()
+}
+
+
+def test_every_method_has_a_section_and_a_row() -> None:
+    assert set(METHOD_PAGES) == {*METHODS, *COMBINATIONS}
+    rows = re.findall(r"^\| \[`(\w+)`\]", read("docs/methods/index.md"), re.MULTILINE)
+    assert sorted(rows) == sorted(METHOD_PAGES)
+
+
+@pytest.mark.parametrize("method", METHOD_PAGES)
+def test_options_of_a_method_have_the_defaults_that_are_told(method: str) -> None:
+    options = re.compile(r"^- Options: (.+?)\.\n(?=-)", re.MULTILINE | re.DOTALL)
+    (told,) = options.findall(METHOD_PAGES[method]) or [""]
+    kind: Any = METHODS.get(method) or METHODS[COMBINATIONS[method].method]
+    takes = {
+        name: parameter.default
+        for function in (kind.attribute, kind.__init__)  # whose own defaults count for a call
+        for name, parameter in inspect.signature(function).parameters.items()
+    }
+    if method in COMBINATIONS:
+        own = inspect.signature(COMBINATIONS[method].kind.__init__).parameters
+        names = COMBINATIONS[method].own_options
+        takes |= {name: own[argument].default for name, argument in names.items()}
+    for option in re.findall(r"`([^`]+)`", told):
+        name, _, value = option.partition("=")
+        assert takes[name] == ast.literal_eval(value), f"{method}: {option}, not {takes[name]!r}"
+
+
+def test_the_names_of_the_package_are_in_the_reference() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "api").glob("*.md"))
+    directives = re.findall(r"^::: ([\w.]+)", text, re.MULTILINE)
+    documented = {name.rpartition(".")[2] for name in directives}
+    names = set(pyxai_fast.__all__) - {"__version__", "ops", "GRADIENTS", "METHODS"}
+    assert names <= documented, sorted(names - documented)
+    assert set(pyxai_fast.ops.__all__) - {"build_info", "load_native"} <= documented
+    for name in directives:
+        module, _, attribute = name.rpartition(".")
+        if module.startswith("pyxai_fast.arrays") and native.array_module() is None:
+            continue
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_messages_of_the_troubleshooting_page_are_those_of_the_package() -> None:
+    told = re.findall(r"^\| `([^`]+)` \|", read("docs/troubleshooting.md"), re.MULTILINE)
+    code = "".join(
+        path.read_text(encoding="utf-8") for path in sorted((ROOT / "pyxai_fast").rglob("*.py"))
+    )
+    said = re.sub(r"\s+", " ", re.sub(r'["\']\s*\n\s*f?["\']', "", code))
+    assert len(told) > 40
+    for message in told:
+        for words in message.split("..."):
+            assert words.strip() in said, message
+
+
+def test_the_changelog_begins_with_the_version_of_the_package() -> None:
+    versions = re.findall(r"^## \[([^\]]+)\]", read("CHANGELOG.md"), re.MULTILINE)
+    assert versions[:2] == ["Unreleased", pyxai_fast.__version__]
