@@ -61,8 +61,8 @@ def explain(
         inputs: [B, ...], or a tuple of such tensors; pixels in [0, 1] when `preprocessing` is
             given, else what the model takes. A table may be a pandas frame of numbers, or for
             models that only answer an array, [B, D]; frames and estimators are asked in float64.
-        method: one of pyxai_fast.METHODS, or "freemcg": the signed map of a FreeMCG gradient, with
-            its options (prior=..., n_particles=..., levels=..., target_score=..., seed=...).
+        method: one of pyxai_fast.METHODS, or a combination that has a name: "stick_breaking_ig",
+            "blur_ig", "diffusion_ig" (path_model=... must be given) or "freemcg" (prior=... must).
         target: the class to explain, for all examples or one for each; None explains the class that
             the model predicts; Targets(3, 5) explains several, from the same evaluations.
         baselines: where paths start, in the units of the inputs, for methods that have a path; for
