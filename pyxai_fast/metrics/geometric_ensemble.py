@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError
 from ..methods import Saliency
-from .perturbed_model import Explain, Explained, PerturbedModel, check_count, check_size
+from .asked import check_count, check_size
+from .perturbed_model import Explain, Explained, PerturbedModel
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..errors import ArgumentError, near
-from . import similarity
-from .perturbed_model import Explain, Explained, PerturbedModel, check_count, check_size
-
-FloatArray = NDArray[np.float64]
+from ..errors import ArgumentError
+from .asked import check_count, check_size
+from .perturbed_model import Explain, Explained, PerturbedModel
+from .similarity import SIMILARITIES, Compared, FloatArray, check_similarities
 
 LEVELS = tuple(round(0.01 + 0.1 * k, 2) for k in range(9))
-SIMILARITIES = ("spearman", "ssim", "hog")
 
 
 @dataclass(frozen=True)
@@ -118,30 +115,22 @@ def model_perturbation(
     for level in levels:
         check_size(op, "levels", level)
     check_count(op, "n_draws", n_draws)
-    for name in similarities:
-        if name not in SIMILARITIES:
-            raise ArgumentError(
-                f"{op}: similarities must be among {', '.join(SIMILARITIES)}, got {name!r}"
-                f"{near(name, SIMILARITIES)}"
-            )
+    check_similarities(op, similarities)
     perturbed = PerturbedModel(op, model, seed)
     explained = Explained(op, perturbed.model, explain, inputs, target, select_output, options)
-    maps, outputs = explained.maps(perturbed.model), explained.outputs(perturbed.model)
+    own = Compared(explained.maps(perturbed.model), similarities)
+    outputs = explained.outputs(perturbed.model)
     found = {
         name: np.zeros((len(levels), len(inputs)))
-        for name in (*_that_apply(similarities, maps), "logit_change", "unchanged")
+        for name in (*own.names, "logit_change", "unchanged")
     }
     for draw in range(n_draws):
         for i, level in enumerate(levels):
             perturbed.draw(draw, level, proportional=False)
-            moved = explained.maps(perturbed.model)
-            answers = explained.outputs(perturbed.model)
+            now = own.with_maps(explained.maps(perturbed.model))
+            now |= _drift(outputs, explained.outputs(perturbed.model), explained.target)
             for name, values in found.items():
-                values[i] += (
-                    _drift(name, outputs, answers, explained.target)
-                    if name in ("logit_change", "unchanged")
-                    else _similarity(name, maps, moved)
-                ) / n_draws
+                values[i] += now[name] / n_draws
     return ModelPerturbation(
         levels=np.array(levels, dtype=np.float64),
         logit_change=found.pop("logit_change"),
@@ -150,25 +139,10 @@ def model_perturbation(
     )
 
 
-def _that_apply(similarities: Sequence[str], maps: Tensor) -> list[str]:
-    drawn = similarity.pictures(maps[:1]) is not None
-    return [name for name in similarities if drawn or name == "spearman"]
-
-
-def _similarity(name: str, maps: Tensor, moved: Tensor) -> FloatArray:
-    if name == "spearman":
-        compare, pairs = similarity.spearman, (maps.abs(), moved.abs())
-    else:
-        compare = similarity.structural_similarity if name == "ssim" else similarity.hog_correlation
-        one, other = similarity.pictures(maps), similarity.pictures(moved)
-        assert one is not None and other is not None
-        pairs = (one, other)
-    return np.array([compare(a, b) for a, b in zip(*pairs, strict=True)])
-
-
-def _drift(name: str, outputs: Tensor, answers: Tensor, target: Tensor) -> FloatArray:
-    if name == "unchanged":
-        same = answers.argmax(1) == outputs.argmax(1)
-        return same.double().cpu().numpy()
+def _drift(outputs: Tensor, answers: Tensor, target: Tensor) -> dict[str, FloatArray]:
+    same = answers.argmax(1) == outputs.argmax(1)
     change = (answers.double() - outputs.double()).gather(1, target[:, None])[:, 0]
-    return change.abs().cpu().numpy()
+    return {
+        "logit_change": change.abs().cpu().numpy(),
+        "unchanged": same.double().cpu().numpy(),
+    }

@@ -13,9 +13,21 @@ from .. import ops
 from ..errors import ArgumentError
 from ..front_door import explain as explain_by_name
 from ..methods import Saliency
+from .asked import classes_of
 
 # Called as explain(model, inputs, target), the target int64 [B]; returns attributions [B, ...].
 Explain = Callable[[nn.Module, Tensor, Tensor], Any]
+
+
+def copy_of(op: str, model: Any) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{op}: model must be a torch module, got {type(model).__name__}")
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        raise ArgumentError(
+            f"{op}: model must be one that copy.deepcopy copies, got {error}"
+        ) from error
 
 
 class PerturbedModel:
@@ -31,14 +43,7 @@ class PerturbedModel:
     """
 
     def __init__(self, op: str, model: nn.Module, seed: int) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"{op}: model must be a torch module, got {type(model).__name__}")
-        try:
-            self.model = copy.deepcopy(model)
-        except RuntimeError as error:
-            raise ArgumentError(
-                f"{op}: model must be one that copy.deepcopy copies, got {error}"
-            ) from error
+        self.model = copy_of(op, model)
         self._original = model
         self._seed = seed
 
@@ -112,17 +117,7 @@ class Explained:
             raise ArgumentError(
                 f"{op}: model must return [B, n], a score for each class, got {list(outputs.shape)}"
             )
-        chosen = outputs.argmax(1) if target is None else torch.as_tensor(target)
-        if chosen.is_floating_point() or tuple(chosen.shape) not in ((), (len(inputs),)):
-            raise ArgumentError(
-                f"{op}: target must be a class, or [{len(inputs)}] classes, got "
-                f"{chosen.dtype} {list(chosen.shape)}"
-            )
-        self.target = chosen.to(outputs.device).expand(len(inputs)).contiguous()
-        if not bool(((self.target >= 0) & (self.target < outputs.shape[1])).all()):
-            raise ArgumentError(
-                f"{op}: target must be from 0 to {outputs.shape[1] - 1}, got {self.target.tolist()}"
-            )
+        self.target = classes_of(op, target, outputs)
 
     def outputs(self, model: nn.Module) -> Tensor:
         """[B, n], in chunks, without gradients."""
@@ -141,21 +136,18 @@ class Explained:
             ).attributions
         else:
             found = self._explain(model, self._inputs, self.target)
-        maps = torch.as_tensor(found).detach()
-        if maps.dim() < 2 or len(maps) != len(self._inputs):
-            raise ArgumentError(
-                f"{self._op}: explain must return [{len(self._inputs)}, ...], an attribution for "
-                f"each input, got {list(maps.shape)}"
-            )
-        return maps
+        return returned_maps(self._op, found, len(self._inputs))
 
 
-def check_count(op: str, name: str, value: Any, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ArgumentError(f"{op}: {name} must be an integer >= {least}, got {value!r}")
-
-
-def check_size(op: str, name: str, value: Any) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= value < float("inf"):
-        raise ArgumentError(f"{op}: {name} must be a finite number >= 0, got {value!r}")
+def returned_maps(op: str, made: Any, batch: int) -> Tensor:
+    """What a function of the user's returned, a tensor, an array or a tuple of one: [B, ...],
+    detached."""
+    if isinstance(made, tuple) and len(made) == 1:
+        made = made[0]
+    maps = torch.as_tensor(made).detach()
+    if maps.dim() < 2 or len(maps) != batch:
+        raise ArgumentError(
+            f"{op}: explain must return [{batch}, ...], an attribution for each input, got "
+            f"{list(maps.shape)}"
+        )
+    return maps

@@ -2,13 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ..errors import ArgumentError, near
 from ..models.errors import MissingDependency
 
+FloatArray = NDArray[np.float64]
+
+SIMILARITIES = ("spearman", "ssim", "hog")
 # Of a picture's shorter side, in pixels: less has no room for gradients' histograms.
 SMALLEST = 8
+
+
+def check_similarities(op: str, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in SIMILARITIES:
+            raise ArgumentError(
+                f"{op}: similarities must be among {', '.join(SIMILARITIES)}, got {name!r}"
+                f"{near(name, SIMILARITIES)}"
+            )
+
+
+class Compared:
+    """Maps, and how alike to them others are.
+
+    Args:
+        maps: [B, ...].
+        names: of SIMILARITIES: "spearman" is the correlation of the ranks of sizes; "ssim" and
+            "hog" are of sizes added over channels, as pictures.
+
+    Attributes:
+        names: of those that apply: the last two are of pictures of at least 8x8 pixels alone.
+    """
+
+    def __init__(self, maps: Tensor, names: Sequence[str]) -> None:
+        self._pictures = pictures(maps) if {"ssim", "hog"} & set(names) else None
+        self.names = tuple(n for n in names if n == "spearman" or self._pictures is not None)
+        self._sizes = maps.abs().flatten(1)
+        self._ranks = average_ranks(self._sizes) if "spearman" in names else None
+
+    def with_maps(self, others: Tensor) -> dict[str, FloatArray]:
+        """Of each name, the similarity of each map [B, ...] to the one in its place, [B]."""
+        return {name: self._with(name, others) for name in self.names}
+
+    def _with(self, name: str, others: Tensor) -> FloatArray:
+        if name == "spearman":
+            assert self._ranks is not None
+            sizes = others.abs().flatten(1)
+            found = correlations(self._ranks, average_ranks(sizes))
+            finite = (self._sizes.isfinite() & sizes.isfinite()).all(1)
+            return found.where(finite, torch.nan).cpu().numpy()
+        compare = structural_similarity if name == "ssim" else hog_correlation
+        drawn = pictures(others)
+        assert self._pictures is not None and drawn is not None
+        return np.array([compare(a, b) for a, b in zip(self._pictures, drawn, strict=True)])
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
@@ -21,18 +73,29 @@ def spearman(a: Tensor, b: Tensor) -> float:
 
 def pearson(a: Tensor, b: Tensor) -> float:
     """Correlation of two tensors' numbers; 1 if they are equal, else NaN where one is constant."""
-    if torch.equal(a, b):
-        return 1.0
-    a, b = a.double().flatten(), b.double().flatten()
-    a, b = a - a.mean(), b - b.mean()
-    return float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt())
+    return float(correlations(a.flatten()[None], b.flatten()[None]))
+
+
+def correlations(a: Tensor, b: Tensor) -> Tensor:
+    """`pearson` of each row of [B, N], float64 [B]."""
+    same = (a == b).all(1)
+    a, b = a.double(), b.double()
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    found = (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()
+    return found.masked_fill(same, 1.0)
 
 
 def average_ranks(values: Tensor) -> Tensor:
-    """Ranks of the numbers [N], from 1, float64; equal numbers share the mean of their ranks."""
-    _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    ranks: Tensor = counts.cumsum(0) - (counts.double() - 1) / 2
-    return ranks[place]
+    """Ranks of the numbers of each row [..., N], from 1, float64; equal numbers share the mean of
+    their ranks."""
+    ordered, place = values.sort(-1)
+    at = torch.arange(values.shape[-1], device=values.device)
+    differs = ordered[..., 1:] != ordered[..., :-1]
+    one = torch.ones_like(values[..., :1], dtype=torch.bool)
+    first = torch.where(torch.cat([one, differs], -1), at, 0).cummax(-1).values
+    last = torch.where(torch.cat([differs, one], -1), at, len(at)).flip(-1).cummin(-1).values
+    ranks = (first + last.flip(-1)).double() / 2 + 1
+    return torch.empty_like(ranks).scatter_(-1, place, ranks)
 
 
 def structural_similarity(a: Tensor, b: Tensor) -> float:
@@ -80,6 +143,6 @@ def pictures(maps: Tensor) -> Tensor | None:
 
 def _missing(name: str) -> MissingDependency:
     return MissingDependency(
-        f"model_perturbation: scikit-image is needed for {name}; run: pip install "
+        f"similarities: scikit-image is needed for {name}; run: pip install "
         'pyxai-fast[metrics], or ask for similarities=("spearman",)'
     )

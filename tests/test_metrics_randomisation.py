@@ -1,0 +1,200 @@
+"""Maps of models that forget: layers in order, a map that ignores them, a model that stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nets import Linear, conv_net, mlp
+from torch import Tensor, nn
+
+from pyxai_fast import Saliency
+from pyxai_fast.metrics import mprt
+
+FEATURES = 12
+
+
+def gradient(model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
+    return Saliency(model).attribute(inputs, target, abs=False)
+
+
+def rows(n: int = 3) -> Tensor:
+    return torch.rand(n, FEATURES, generator=torch.Generator().manual_seed(0))
+
+
+def deep(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(FEATURES, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(),
+        nn.Linear(16, 4),
+    ).eval()  # fmt: skip
+
+
+class Weights:
+    """An explanation that keeps what it sees of the weights."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Tensor]] = []
+
+    def __call__(self, model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
+        self.seen.append({name: each.clone() for name, each in model.state_dict().items()})
+        return inputs
+
+    def changed(self, step: int) -> set[str]:
+        """Layers whose weights are not the model's own."""
+        own, now = self.seen[0], self.seen[step]
+        names = [name for name in own if not torch.equal(own[name], now[name])]
+        return {name.rpartition(".")[0] for name in names}
+
+
+def test_layers_forget_in_the_order_that_is_asked_for() -> None:
+    # Its batch normalisation has to have learnt something.
+    net = deep()
+    nn.init.uniform_(net[1].weight, 2, 3)
+    for order, layers, changed in (
+        ("top_down", ("5", "3", "1", "0"), ({"5"}, {"5", "3"}, {"5", "3", "1"}, {*"5310"})),
+        ("bottom_up", ("0", "1", "3", "5"), ({"0"}, {"0", "1"}, {"0", "1", "3"}, {*"0135"})),
+        ("independent", ("0", "1", "3", "5"), ({"0"}, {"1"}, {"3"}, {"5"})),
+    ):
+        keep = Weights()
+        found = mprt(net, keep, rows(), order=order)
+        assert found.layers == layers and found.order == order and found.kept == ()
+        assert tuple(keep.changed(step) for step in range(1, 5)) == changed
+        assert found.similarity["spearman"].tolist() == [[1.0] * 3] * 4
+
+
+def test_what_a_layer_becomes_depends_on_the_seed_and_its_name_alone() -> None:
+    last: list[dict[str, Tensor]] = []
+    for order, seed in (("top_down", 1), ("bottom_up", 1), ("top_down", 2)):
+        keep = Weights()
+        mprt(deep(), keep, rows(), order=order, seed=seed)
+        last.append(keep.seen[-1])
+    one, again, other = last
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not torch.equal(one["0.weight"], other["0.weight"])
+    alone = Weights()
+    mprt(deep(), alone, rows(), order="independent", seed=1)
+    assert torch.equal(alone.seen[1]["0.weight"], one["0.weight"])
+    # Layers of the same shape differ.
+    same = nn.Sequential(nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, FEATURES))
+    keep = Weights()
+    mprt(same, keep, rows())
+    assert not torch.equal(keep.seen[-1]["0.weight"], keep.seen[-1]["1.weight"])
+
+
+def test_a_map_that_ignores_the_model_is_found_out() -> None:
+    def edges(model: nn.Module, inputs: Tensor, target: Tensor) -> np.ndarray:
+        return inputs.diff(dim=1).numpy()
+
+    ignores = mprt(deep(), edges, rows()).curves["spearman"]
+    follows = mprt(deep(), gradient, rows()).curves["spearman"]
+    assert ignores.tolist() == [1.0] * 4
+    assert bool((follows < 0.9).all()) and abs(follows[-1]) < 0.6
+
+
+def test_methods_are_known_by_name_too() -> None:
+    net = mlp(FEATURES)
+    one = mprt(net, gradient, rows(), 1)
+    other = mprt(net, "saliency", rows(), 1)
+    np.testing.assert_allclose(one.similarity["spearman"], other.similarity["spearman"])
+
+
+def test_the_class_that_is_explained_stays() -> None:
+    net, asked = deep(), []
+
+    def keep(model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
+        asked.append(target.tolist())
+        return inputs
+
+    mprt(net, keep, rows())
+    assert asked == [net(rows()).argmax(1).tolist()] * 5
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_neither_the_model_nor_random_numbers_are_touched(training: bool) -> None:
+    net = deep().train(training)
+    before = {name: each.clone() for name, each in net.state_dict().items()}
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    mprt(net, "saliency", rows())
+    assert torch.equal(torch.rand(4), expected)
+    assert all(torch.equal(each, before[name]) for name, each in net.state_dict().items())
+    assert net.training is training
+
+
+def test_running_statistics_are_forgotten_with_their_layer() -> None:
+    net, keep = deep(), Weights()
+    nn.init.uniform_(net[1].running_mean, 2, 3)
+    mprt(net, keep, rows(), order="independent")
+    means = [seen["1.running_mean"] for seen in keep.seen]
+    own = net[1].running_mean
+    assert [torch.equal(mean, own) for mean in means] == [True, True, False, True, True]
+    assert not means[2].any()
+
+
+class Token(nn.Module):
+    """Attention, and a weight that belongs to no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.token = nn.Parameter(torch.randn(1, 1, 4))
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), x.unflatten(1, (3, 4))], 1)
+        return self.last(self.attention(tokens, tokens, tokens)[0][:, 0])
+
+
+def test_weights_that_no_layer_begins_anew_are_named() -> None:
+    keep = Weights()
+    found = mprt(Token().eval(), keep, rows())
+    assert found.layers == ("last", "attention.out_proj", "attention")
+    assert found.kept == ("token",)
+    assert "attention" in keep.changed(3) and "" not in keep.changed(3)
+
+
+def test_pictures_are_compared_by_their_structure() -> None:
+    pytest.importorskip("skimage", reason="scikit-image is not installed")
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = mprt(conv_net(), gradient, images, similarities=("spearman", "ssim", "hog"))
+    assert set(found.similarity) == {"spearman", "ssim", "hog"}
+    for values in found.similarity.values():
+        assert values.shape == (3, 2) and values.dtype == np.float64
+        assert bool((values < 1).all())
+    assert set(mprt(deep(), gradient, rows(), similarities=("spearman", "ssim")).similarity) == {
+        "spearman"
+    }
+
+
+def test_curves_are_drawn_over_the_layers(tmp_path: Any) -> None:
+    pytest.importorskip("matplotlib", reason="plots need matplotlib")
+    mprt(deep(), gradient, rows()).plot(tmp_path / "layers.png")
+    assert (tmp_path / "layers.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"order": "topdown"}, ValueError, "order must be one of .* did you mean top_down"),
+        ({"similarities": ("spearmen",)}, ValueError, "got 'spearmen'; did you mean spearman"),
+        ({"seed": -1}, ValueError, "seed must be an integer >= 0, got -1"),
+        ({"model": lambda x: x}, TypeError, "model must be a torch module, got function"),
+        ({"model": Linear(FEATURES)}, ValueError, "layers with reset_parameters, got Linear with"),
+        ({"inputs": torch.rand(0, 12)}, ValueError, r"inputs must be .* B >= 1, got \[0, 12\]"),
+        ({"target": 9}, ValueError, "target must be from 0 to 3, got"),
+        ({"explain": 3}, TypeError, "explain must be callable or a method's name, got int"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_named(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    arguments: dict[str, Any] = {
+        "model": mlp(FEATURES), "explain": gradient, "inputs": rows(), **change,
+    }  # fmt: skip
+    with pytest.raises(error, match=f"^mprt: .*{message}"):
+        mprt(**arguments)
