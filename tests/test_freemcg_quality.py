@@ -18,14 +18,13 @@ from pyxai_fast.priors import GaussianPrior
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks" / "quality"), str(ROOT / "benchmarks")]
 
-for name, why in (("matplotlib", "plots need matplotlib"), ("scipy", "ROAD needs SciPy")):
-    pytest.importorskip(name, reason=why)
+pytest.importorskip("matplotlib", reason="plots need matplotlib")
 # A package is tested without them too.
-gallery, freemcg, maps_of, changes, off_manifold, road, white_box, page, deletion = (
+gallery, freemcg, maps_of, changes, off_manifold, white_box, page = (
     pytest.importorskip(name, reason="the benchmarks are not here")
     for name in (
         "counterfactual_gallery", "freemcg", "freemcg_maps", "freemcg_counterfactuals",
-        "off_manifold", "road", "white_box_counterfactuals", "freemcg_page", "deletion",
+        "off_manifold", "white_box_counterfactuals", "freemcg_page",
     )
 )  # fmt: skip
 
@@ -79,77 +78,6 @@ def test_shares_outside_are_zero_one_and_those_of_pythagoras() -> None:
 def test_neighbours_are_the_nearest_first() -> None:
     pool = torch.arange(5.0)[:, None]
     assert off_manifold.nearest(torch.tensor([[3.2]]), pool, 3).tolist() == [[3, 4, 2]]
-
-
-# --- ROAD ----------------------------------------------------------------------------------------
-
-
-def plane(side: int = 9) -> Tensor:
-    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    return torch.stack((0.1 * y + 0.02 * x, 1 - 0.05 * x)).double()
-
-
-def test_imputation_keeps_what_is_linear() -> None:
-    # The weights are symmetric, so inside of the picture a plane is its own neighbours' mean.
-    image, removed = plane(), torch.zeros(9, 9, dtype=torch.bool)
-    removed[2:7, 3:6] = True
-    holed = image.masked_fill(removed, 7.0)
-    torch.testing.assert_close(road.imputed(holed, removed), image)
-
-
-def test_one_missing_pixel_is_the_weighted_mean_of_eight() -> None:
-    image, removed = torch.zeros(1, 5, 5).double(), torch.zeros(5, 5, dtype=torch.bool)
-    removed[2, 2] = True
-    image[0, 1, 2], image[0, 3, 3], image[0, 2, 2] = 1.0, 1.0, 9.0
-    assert float(road.imputed(image, removed)[0, 2, 2]) == pytest.approx(1 / 6 + 1 / 12)
-    # In the corner there are three: two direct ones and one across.
-    corner = torch.zeros(5, 5, dtype=torch.bool)
-    corner[0, 0] = True
-    image = torch.zeros(1, 5, 5).double()
-    image[0, 0, 1] = 1.0
-    assert float(road.imputed(image, corner)[0, 0, 0]) == pytest.approx(2 / 5)
-
-
-def test_imputed_values_solve_the_system_and_known_ones_stay() -> None:
-    image = torch.rand(2, 7, 6, generator=torch.Generator().manual_seed(0)).double()
-    removed = torch.rand(7, 6, generator=torch.Generator().manual_seed(1)) < 0.6
-    found = road.imputed(image, removed)
-    assert torch.equal(found[:, ~removed], image[:, ~removed])
-    for y, x in removed.nonzero().tolist():
-        total, weight = torch.zeros(2).double(), 0.0
-        for (dy, dx), w in road.WEIGHTS.items():
-            if 0 <= y + dy < 7 and 0 <= x + dx < 6:
-                total, weight = total + w * found[:, y + dy, x + dx], weight + w
-        torch.testing.assert_close(found[:, y, x], total / weight)
-
-
-def test_nothing_and_everything_can_be_removed() -> None:
-    image = plane()
-    assert torch.equal(road.imputed(image, torch.zeros(9, 9, dtype=torch.bool)), image)
-    filled = road.imputed(image, torch.ones(9, 9, dtype=torch.bool))
-    torch.testing.assert_close(filled, image.mean((1, 2), keepdim=True).expand_as(image))
-
-
-def test_road_tells_a_perfect_ranking_from_its_reverse() -> None:
-    class Planted(nn.Module):
-        """The class is there as far as a bright square is."""
-
-        def forward(self, x: Tensor) -> Tensor:
-            there = 20 * x[:, :, 3:6, 3:6].mean((1, 2, 3))
-            return torch.stack((there, torch.full_like(there, 10.0)), 1)
-
-    images = torch.zeros(3, 1, 9, 9)
-    images[:, :, 3:6, 3:6] = 1
-    target = torch.zeros(3, dtype=torch.long)
-    ranks = deletion.ranking(images)
-    right = road.road_curves(Planted(), images, ranks, target)
-    wrong = road.road_curves(Planted(), images, deletion.ranking(1 - images), target)
-    most, least = "most relevant first", "least relevant first"
-    assert right[most].shape == (9, 3)
-    assert float(right[most].max()) < 0.1 and float(right[least][:8].min()) > 0.99
-    assert float(wrong[most][:8].min()) > 0.99
-    # The reverse's last is the ranking's first.
-    assert float(wrong[least][1:].max()) < 0.1
 
 
 # --- maps ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Whether maps find the thing: metrics, pictures with masks, sounds with events, and the page."""
+"""Whether maps find the thing: pictures with masks, sounds with events, and the page."""
 
 from __future__ import annotations
 
@@ -22,75 +22,14 @@ sys.path.insert(0, str(ROOT / "benchmarks" / "quality"))
 pytest.importorskip("matplotlib", reason="plots need matplotlib")
 image_module = pytest.importorskip("PIL.Image", reason="pictures need Pillow")
 # A package is tested without them too.
-metrics, pictures, scenes, maps, rows, runs, page, plot, localisation, sounds = (
+pictures, scenes, maps, rows, runs, page, plot, localisation, sounds = (
     pytest.importorskip(name, reason="the benchmarks are not here")
     for name in (
-        "localisation_metrics", "masked_pictures", "sound_scenes", "segment_maps", "rows",
+        "masked_pictures", "sound_scenes", "segment_maps", "rows",
         "localisation_run", "localisation_page", "localisation_plot", "localisation",
         "sound_localisation",
     )
 )  # fmt: skip
-
-
-# --- metrics -------------------------------------------------------------------------------------
-
-
-def some_heat(seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    # Few values, so that many are equal.
-    values = torch.randint(-2, 6, (7, 9), generator=generator).float()
-    return metrics.heat(values), torch.rand(7, 9, generator=generator) < 0.3
-
-
-def slow_iou(heat: Tensor, mask: Tensor, threshold: float) -> float:
-    hot = {i for i, v in enumerate(heat.flatten().tolist()) if v > threshold}
-    inside = {i for i, v in enumerate(mask.flatten().tolist()) if v}
-    return len(hot & inside) / len(hot | inside)
-
-
-def test_heat_is_what_speaks_for_the_class_over_the_most_of_it() -> None:
-    found = metrics.heat(torch.tensor([-4.0, 0.0, 1.0, 2.0]))
-    assert found.tolist() == [0, 0, 0.5, 1]
-    assert metrics.heat(torch.tensor([-1.0, -2.0])).tolist() == [0, 0]
-
-
-def test_overlaps_are_their_definition() -> None:
-    heat, mask = some_heat()
-    assert metrics.iou(heat, mask) == pytest.approx(slow_iou(heat, mask, 0.2))
-    each = [slow_iou(heat, mask, i / 100) for i in range(100)]
-    assert metrics.iou_area(heat, mask) == pytest.approx(sum(each) / 100)
-    assert metrics.best_iou(heat, mask) == pytest.approx(
-        max(slow_iou(heat, mask, t) for t in (-1, *heat.flatten().tolist()))
-    )
-    assert metrics.best_iou(heat, mask) > max(metrics.iou(heat, mask), metrics.iou_area(heat, mask))
-
-
-def test_the_mask_itself_scores_one_and_its_complement_nothing() -> None:
-    _, mask = some_heat()
-    assert set(metrics.judged(mask.double(), mask).values()) == {1.0}
-    found = metrics.judged((~mask).double(), mask)
-    # Its best threshold leaves nothing out.
-    assert found.pop("best_iou") == pytest.approx(float(mask.double().mean()))
-    assert set(found.values()) == {0.0}
-
-
-def test_the_best_overlap_does_not_depend_on_the_scale_of_a_map() -> None:
-    heat, mask = some_heat()
-    assert metrics.best_iou(heat**3, mask) == metrics.best_iou(heat, mask)
-    assert metrics.iou(heat**3, mask) != metrics.iou(heat, mask)
-
-
-def test_pointing_at_several_places_is_as_good_as_the_share_of_them_inside() -> None:
-    heat = torch.tensor([1.0, 1.0, 0.3, 1.0, 1.0])
-    mask = torch.tensor([True, False, True, False, False])
-    assert metrics.pointing(heat, mask) == 0.25
-    assert metrics.energy_inside(heat, mask) == pytest.approx(1.3 / 4.3)
-    assert metrics.energy_inside(torch.zeros(5), mask) == 0
-
-
-def test_a_mask_with_nothing_in_it_is_refused() -> None:
-    with pytest.raises(ValueError, match="mask must be of"):
-        metrics.judged(torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.bool))
 
 
 # --- pictures ------------------------------------------------------------------------------------
@@ -228,7 +167,7 @@ def test_a_map_of_the_event_is_right_in_time() -> None:
 
 
 def in_time(case: Any, values: Tensor) -> dict[str, float]:
-    return dict(metrics.judged(metrics.heat(sounds.in_time(values)), case.mask))
+    return dict(runs.judged(sounds.in_time(values), case.mask))
 
 
 def test_what_is_deleted_first_is_what_speaks_most_for_the_class() -> None:
@@ -303,7 +242,7 @@ def red_case(name: str = "red") -> Any:
 
 
 def judge(case: Any, values: Tensor) -> dict[str, float]:
-    return dict(metrics.judged(metrics.heat(values), case.mask))
+    return dict(runs.judged(values, case.mask))
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +290,7 @@ def result(tmp_path: Path) -> dict[str, Any]:
         "kind": "pictures", "model": "net", "data": "tiles", "queries": 20, "recipe": SMALL,
         "segments": "tiles:4", "hidden": "segment_grey", "top": 5, "seeds": 2, "threads": 1,
     }  # fmt: skip
-    results = runs.Results(tmp_path / "localisation-net.json", settings, tuple(metrics.METRICS))
+    results = runs.Results(tmp_path / "localisation-net.json", settings, tuple(runs.METRICS))
     setup = maps.Setup(Red(), 20, recipe=SMALL)
     assert runs.run(cases, setup, range(2), QUICK, judge, results.rows, lambda *_: None)
     found: dict[str, Any] = results.write(cases)
@@ -359,7 +298,7 @@ def result(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    columns = (*metrics.METRICS, *runs.COST)
+    columns = (*runs.METRICS, *runs.COST)
     setup = maps.Setup(Red(), 20, recipe=SMALL)
     asked: list[str] = []
 
@@ -388,7 +327,7 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_a_run_with_other_settings_needs_another_file(
     result: dict[str, Any], tmp_path: Path
 ) -> None:
-    path, names = tmp_path / "localisation-net.json", tuple(metrics.METRICS)
+    path, names = tmp_path / "localisation-net.json", tuple(runs.METRICS)
     more = runs.Results(path, result["settings"] | {"seeds": 9}, names)
     assert len(more.rows.found) == 2 * (3 * 2 + 2)
     with pytest.raises(SystemExit, match="other settings"):

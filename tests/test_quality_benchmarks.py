@@ -1,4 +1,4 @@
-"""The quality benchmarks' own logic: theory, deletion, intervals, and that the page renders."""
+"""The quality benchmarks' own logic: theory, intervals, and that the page renders."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyxai_fast import Preprocessing
+from pyxai_fast.metrics.bootstrap import mean_of
 from pyxai_fast.models.spec import LoadedModel
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,9 +21,9 @@ sys.path.insert(0, str(ROOT / "benchmarks" / "quality"))
 pytest.importorskip("matplotlib", reason="plots need matplotlib")
 image_module = pytest.importorskip("PIL.Image", reason="pictures need Pillow")
 # A package is tested without them too.
-bootstrap, deletion, likelihood_ratio, page, noises = (
+likelihood_ratio, page, noises = (
     pytest.importorskip(name, reason="the benchmarks are not here")
-    for name in ("bootstrap", "deletion", "likelihood_ratio", "likelihood_ratio_page", "noises")
+    for name in ("likelihood_ratio", "likelihood_ratio_page", "noises")
 )
 
 
@@ -105,12 +106,12 @@ def test_means_of_tiles_keep_sums_and_differ_between_tiles() -> None:
 
 def test_intervals_cover_the_mean_and_shrink_with_pictures() -> None:
     values = torch.randn(400, generator=torch.Generator().manual_seed(0))
-    few, many = bootstrap.mean_of(values[:25]), bootstrap.mean_of(values)
+    few, many = mean_of(values[:25]), mean_of(values)
     assert many["low"] < float(values.mean()) < many["high"]
     # 1.96 / sqrt(400) to each side.
     assert many["high"] - many["low"] == pytest.approx(0.196, rel=0.1)
     assert few["high"] - few["low"] > 3 * (many["high"] - many["low"])
-    assert bootstrap.mean_of(values) == many
+    assert mean_of(values) == many
 
 
 def test_every_map_and_control_is_ranked_once(linear_result: dict[str, Any]) -> None:
@@ -119,68 +120,6 @@ def test_every_map_and_control_is_ranked_once(linear_result: dict[str, Any]) -> 
     found = {row["map"]: row for row in linear_result["deletion"]}
     assert found["autograd"]["deletion"]["minus_autograd"]["mean"] == 0
     assert found["random order"]["deletion"]["minus_random"]["mean"] == 0
-
-
-# --- deletion and insertion ----------------------------------------------------------------------
-
-
-class Planted(nn.Module):
-    """The class is there as far as a planted square of the picture is."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        there = 8 * x[:, :, 2:5, 2:5].mean((1, 2, 3))
-        return torch.stack((there, torch.full_like(there, 4.0)), 1)
-
-
-def areas(attributions: Tensor) -> tuple[Tensor, Tensor]:
-    inputs = torch.ones(len(attributions), 3, 8, 8)
-    target = torch.zeros(len(inputs), dtype=torch.long)
-    fractions = deletion.fractions_of(16)
-    ranks = deletion.ranking(attributions)
-    common = (Planted(), inputs, ranks, target, fractions)
-    return tuple(
-        deletion.area(curve(*common), fractions)
-        for curve in (deletion.deletion_curve, deletion.insertion_curve)
-    )
-
-
-def test_a_perfect_ranking_beats_random_and_its_reverse() -> None:
-    perfect = torch.zeros(20, 3, 8, 8)
-    perfect[:, :, 2:5, 2:5] = -1  # signs do not matter
-    random = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    for found, by_chance, reverse, sign in zip(
-        areas(perfect), areas(random), areas(perfect + 1), (-1, 1), strict=True
-    ):
-        assert bool((sign * (found - by_chance) > 0.1).all())
-        assert bool((sign * (by_chance - reverse) > 0.1).all())
-
-
-def test_curves_go_from_one_picture_to_the_other() -> None:
-    inputs, base = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8)
-    target, fractions = torch.tensor([0, 1, 0]), deletion.fractions_of(5)
-    ranks = deletion.ranking(torch.rand(3, 3, 8, 8))
-    preprocessing = Preprocessing(mean=(0.4,), std=(0.2,))
-    model = Planted()
-
-    def at(pixels: Tensor) -> Tensor:
-        shares = model(preprocessing.normalise(pixels)).double().softmax(1)
-        return shares.gather(1, target[:, None])[:, 0]
-
-    for curve, first, last in (
-        (deletion.deletion_curve, inputs, base),
-        (deletion.insertion_curve, base, inputs),
-    ):
-        found = curve(model, inputs, ranks, target, fractions, preprocessing, base)
-        assert found.shape == (6, 3)
-        torch.testing.assert_close(
-            found[[0, -1]], torch.stack((at(first), at(last))), rtol=1e-5, atol=1e-6
-        )
-
-
-def test_areas_are_those_of_trapezoids() -> None:
-    fractions = torch.tensor([0.0, 0.5, 1.0])
-    assert float(deletion.area(torch.tensor([1.0, 0.0, 0.0]), fractions)) == 0.25
-    assert float(deletion.area(torch.tensor([2.0, 2.0]), fractions[:2])) == 2
 
 
 # --- the script and its page ---------------------------------------------------------------------

@@ -22,6 +22,7 @@ from white_box_counterfactuals import (
 )
 
 from pyxai_fast import Counterfactual
+from pyxai_fast.metrics import CounterfactualQuality, counterfactual_quality
 from pyxai_fast.metrics.bootstrap import mean_of
 from pyxai_fast.models.spec import LoadedModel
 from pyxai_fast.priors import Prior
@@ -143,8 +144,7 @@ class Bench:
 
     def judged(self, task: Task, changed: Tensor) -> dict[str, Tensor]:
         """The measures of changed pictures, [B] each."""
-        chances = _chances(self.loaded, changed)
-        flipped = (chances.argmax(1) == task.target).double()
+        said = self._said(self.loaded, task, changed)
         near = torch.stack(
             [
                 distances(one[None], self.pool[self.pool_labels == c]).min() / self.real[c]
@@ -152,15 +152,21 @@ class Bench:
             ]
         )
         found = {
-            "flipped": flipped,
-            "probability": chances.gather(1, task.target[:, None])[:, 0],
-            "change": (changed - task.images).double().abs().flatten(1).mean(1),
+            "flipped": said.flipped.double(),
+            "probability": said.confidence,
+            "change": said.l1,
             "nearness": near,
         }
         if self.judge is not None:
-            agrees = (_chances(self.judge, changed).argmax(1) == task.target).double()
-            found |= {"judge": agrees, "both": agrees * flipped}
+            agrees = self._said(self.judge, task, changed).flipped
+            found |= {"judge": agrees.double(), "both": (agrees & said.flipped).double()}
         return found
+
+    @staticmethod
+    def _said(loaded: LoadedModel, task: Task, changed: Tensor) -> CounterfactualQuality:
+        return counterfactual_quality(
+            loaded.module, task.images, changed, task.target, preprocessing=loaded.preprocessing
+        )
 
 
 Runner = Callable[[Task], Found]

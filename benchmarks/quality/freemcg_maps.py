@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from bootstrap import mean_of
-from deletion import area, deletion_curve, fractions_of, insertion_curve, ranking
 from off_manifold import nearest, principal_directions, share_outside
-from road import FRACTIONS, NOISE, road_curves
 from torch import Tensor
 
 from pyxai_fast import Cost, FreeMCG, LikelihoodRatio, Saliency, SmoothGrad
 from pyxai_fast.images import gaussian_blur
+from pyxai_fast.metrics import deletion, insertion, road
+from pyxai_fast.metrics.bootstrap import mean_of
+from pyxai_fast.metrics.road import FRACTIONS
 from pyxai_fast.models.spec import LoadedModel
 from pyxai_fast.priors import Prior
 
 GROUP = 10
 REFERENCE, RANDOM = "gradient", "random"
+# Of the pixels that ROAD imputes, in pixels of [0, 1].
+ROAD_NOISE = 0.01
 # By which measures a map is judged, and whether large or small is good.
 MEASURES = {
     "off_manifold": -1,
@@ -164,26 +166,25 @@ def measured_maps(
 
     near = nearest(images, pool, plan.neighbours + 1)
     basis = principal_directions(pool[near[:, :-1]], plan.directions)
-    fractions = fractions_of(plan.steps)
     blurred = gaussian_blur(images, max(images.shape[-2:]) * plan.blur)
     values: dict[str, dict[str, Tensor]] = {}
     curves = {}
     for name, found in maps.items():
-        ranks = ranking(found)
-        common = (target, fractions, loaded.preprocessing)
-        road = road_curves(
-            loaded.module, images, ranks, target, plan.fractions, loaded.preprocessing
-        )
-        curves[name] = {key: curve.mean(1).tolist() for key, curve in road.items()}
-        steps = torch.tensor(plan.fractions)
+        common = (loaded.module, images, found.abs(), target)
+        asking = {"preprocessing": loaded.preprocessing}
+        steps = {"n_steps": plan.steps, **asking}
+        imputed = road(*common, fractions=plan.fractions, noise=ROAD_NOISE, **asking)
+        most, least = imputed.most_first, imputed.least_first
+        curves[name] = {
+            "most relevant first": most.scores.mean(1).tolist(),
+            "least relevant first": least.scores.mean(1).tolist(),
+        }
         values[name] = {
             "off_manifold": share_outside(found, basis),
-            "deletion": area(deletion_curve(loaded.module, images, ranks, *common), fractions),
-            "insertion": area(
-                insertion_curve(loaded.module, images, ranks, *common, base=blurred), fractions
-            ),
-            "road_most": area(road["most relevant first"], steps),
-            "road_least": area(road["least relevant first"], steps),
+            "deletion": deletion(*common, **steps).area,
+            "insertion": insertion(*common, baselines=blurred, **steps).area,
+            "road_most": most.area,
+            "road_least": least.area,
         }
         print(f"{name}: {', '.join(f'{k} {float(v.mean()):.3f}' for k, v in values[name].items())}")
     return {
@@ -198,7 +199,7 @@ def measured_maps(
             "features": images[0].numel(),
             "deletion_steps": plan.steps,
             "insertion_blur": max(images.shape[-2:]) * plan.blur,
-            "road_noise": NOISE,
+            "road_noise": ROAD_NOISE,
             "seed": plan.seed,
         },
         "maps": [

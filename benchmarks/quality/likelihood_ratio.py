@@ -27,8 +27,6 @@ from torch.nn.functional import cosine_similarity
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from bootstrap import LEVEL, RESAMPLES, Mean, mean_of  # noqa: E402
-from deletion import area, deletion_curve, fractions_of, insertion_curve, ranking  # noqa: E402
 from likelihood_ratio_page import rendered  # noqa: E402
 from likelihood_ratio_plot import cosine_figure  # noqa: E402
 from machine import machine  # noqa: E402
@@ -36,6 +34,8 @@ from noises import NOISES, Noise  # noqa: E402
 
 from pyxai_fast import Cost, Saliency, SmoothGrad  # noqa: E402
 from pyxai_fast.images import gaussian_blur, read_images  # noqa: E402
+from pyxai_fast.metrics import deletion, insertion  # noqa: E402
+from pyxai_fast.metrics.bootstrap import LEVEL, RESAMPLES, Mean, mean_of  # noqa: E402
 from pyxai_fast.models.spec import LoadedModel, load_model  # noqa: E402
 from pyxai_fast.segments import tiles  # noqa: E402
 
@@ -224,31 +224,28 @@ def measured(loaded: LoadedModel, images: Tensor, plan: Plan) -> dict[str, Any]:
             )
         },
         "cosines": cosines,
-        "deletion": deletion(loaded, images, target, ranked, plan),
+        "deletion": areas_of(loaded, images, target, ranked, plan),
         "queries_spent": cost.queries,
         "gradients_spent": cost.gradients,
     }
 
 
-def deletion(
+def areas_of(
     loaded: LoadedModel,
     images: Tensor,
     target: Tensor,
     maps: dict[str, tuple[int | None, Tensor]],
     plan: Plan,
 ) -> list[dict[str, Any]]:
-    """Areas under the curves of each map, and their paired differences from autograd's."""
-    fractions = fractions_of(plan.steps)
+    """Deletion and insertion by each map, and their paired differences from autograd's."""
     blurred = plan.blurred(images)
+    asking = {"n_steps": plan.steps, "preprocessing": loaded.preprocessing}
     areas = {}
     for name, (_, attributions) in maps.items():
-        ranks = ranking(attributions)
-        common = (target, fractions, loaded.preprocessing)
+        common = (loaded.module, images, attributions.abs(), target)
         areas[name] = {
-            "deletion": area(deletion_curve(loaded.module, images, ranks, *common), fractions),
-            "insertion": area(
-                insertion_curve(loaded.module, images, ranks, *common, base=blurred), fractions
-            ),
+            "deletion": deletion(*common, **asking).area,
+            "insertion": insertion(*common, baselines=blurred, **asking).area,
         }
     return [
         {

@@ -25,17 +25,15 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from deletion import area, deletion_curve, fractions_of  # noqa: E402
 from localisation_gallery import KeptMaps  # noqa: E402
-from localisation_metrics import METRICS, heat, judged  # noqa: E402
 from localisation_page import rendered  # noqa: E402
 from localisation_plot import localisation_figure  # noqa: E402
-from localisation_run import Results, run  # noqa: E402
+from localisation_run import METRICS, Results, judged, run  # noqa: E402
 from masked_pictures import Entry, chosen_of, from_folders, from_index  # noqa: E402
 from segment_maps import MAPS, Case, Setup, available  # noqa: E402
 
-from pyxai_fast import ops  # noqa: E402
 from pyxai_fast.images import ImageError, read_image  # noqa: E402
+from pyxai_fast.metrics import deletion  # noqa: E402
 from pyxai_fast.models.spec import LoadedModel, load_model  # noqa: E402
 from pyxai_fast.segments import n_segments, segments_for  # noqa: E402
 
@@ -85,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
             yield case
 
     def judge(case: Case, values: Tensor) -> dict[str, float]:
-        found = judged(heat(values), case.mask)
+        found = judged(values, case.mask)
         return found | {"deletion": deletion_of(loaded, case, values, options.deletion_steps)}
 
     kept = KeptMaps(options.out)
@@ -147,13 +145,11 @@ def segmented(inputs: Tensor, segments: str) -> tuple[Tensor, str]:
 def deletion_of(loaded: LoadedModel, case: Case, values: Tensor, steps: int) -> float:
     """The area under the probability of the class as pixels turn black, over that of the picture:
     those first that speak most for it."""
-    device = case.inputs.device
-    ranks, fractions = ops.ranks_of(values.float()[None, None].to(device)), fractions_of(steps)
-    target = torch.tensor([case.target], device=device)
-    curve = deletion_curve(
-        loaded.module, case.inputs, ranks, target, fractions, loaded.preprocessing
-    )
-    return float((area(curve.cpu(), fractions) / curve[0].cpu())[0])
+    curve = deletion(
+        loaded.module, case.inputs, values.float()[None, None], case.target,
+        n_steps=steps, preprocessing=loaded.preprocessing,
+    )  # fmt: skip
+    return float(curve.area / curve.scores[0])
 
 
 def entries_of(options: argparse.Namespace) -> list[Entry]:

@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bootstrap import mean_of
 from machine import machine
 from rows import Rows
 from segment_maps import LABELS, MAPS, Case, Made, Setup, answers, maps_of
 from torch import Tensor
 
+from pyxai_fast.metrics import best_iou, energy_inside, iou, iou_area, pointing_game
+from pyxai_fast.metrics.bootstrap import mean_of
+
+# Of maps and masks, [B] each; large is good.
+METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "iou": iou,
+    "iou_area": iou_area,
+    "best_iou": best_iou,
+    "pointing": pointing_game,
+    "energy": energy_inside,
+}
 # What the others are compared with.
 MAIN = "dax"
 COST = ("evaluations", "seconds")
@@ -23,6 +33,11 @@ OPEN = ("seeds", "cases", "threads", "methods")
 
 Judge = Callable[[Case, Tensor], dict[str, float]]
 Keep = Callable[[Case, str, Made], object]
+
+
+def judged(values: Tensor, mask: Tensor) -> dict[str, float]:
+    """Every metric of one map and its mask."""
+    return {name: float(metric(values[None], mask[None])) for name, metric in METRICS.items()}
 
 
 def run(

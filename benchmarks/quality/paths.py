@@ -25,9 +25,6 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from bootstrap import LEVEL, RESAMPLES, Mean, mean_of  # noqa: E402
-from deletion import area, deletion_curve, fractions_of, insertion_curve, ranking  # noqa: E402
-from diffid import RATIOS, diffid  # noqa: E402
 from likelihood_ratio import files_of, probability  # noqa: E402
 from machine import machine  # noqa: E402
 from path_maps import GUIDES, LABELS, MAPS, Settings, options_of  # noqa: E402
@@ -37,6 +34,9 @@ from resident import peak_during  # noqa: E402
 
 from pyxai_fast import Explanation, explain  # noqa: E402
 from pyxai_fast.images import gaussian_blur, read_images  # noqa: E402
+from pyxai_fast.metrics import complexity, deletion, diffid, insertion  # noqa: E402
+from pyxai_fast.metrics.bootstrap import LEVEL, RESAMPLES, Mean, mean_of  # noqa: E402
+from pyxai_fast.metrics.diffid import RATIOS  # noqa: E402
 from pyxai_fast.models.spec import LoadedModel, load_model  # noqa: E402
 
 # Of the picture that pixels are inserted into, in shares of the longer side.
@@ -101,13 +101,14 @@ def measured(
     blurred = gaussian_blur(images, max(images.shape[-2:]) * BLUR)
 
     def judged(attributions: Tensor) -> Judged:
-        ranks, fractions = ranking(attributions), fractions_of(deletion_steps)
-        common = (target, fractions, loaded.preprocessing)
+        common = (loaded.module, images, attributions.abs(), target)
+        asking = {"preprocessing": loaded.preprocessing}
+        steps = {"n_steps": deletion_steps, **asking}
         return Judged(
-            diffid(loaded.module, images, attributions, target, loaded.preprocessing),
-            area(deletion_curve(loaded.module, images, ranks, *common), fractions),
-            area(insertion_curve(loaded.module, images, ranks, *common, base=blurred), fractions),
-            entropy(attributions),
+            diffid(*common, **asking),
+            deletion(*common, **steps).area,
+            insertion(*common, baselines=blurred, **steps).area,
+            complexity(attributions, normalised=True),
         )
 
     generator = torch.Generator().manual_seed(settings.seed)
@@ -193,14 +194,6 @@ def timed(
 
 def means(judged: Judged) -> dict[str, Mean]:
     return {name: mean_of(getattr(judged, name)) for name in Judged.__annotations__}
-
-
-def entropy(attributions: Tensor) -> Tensor:
-    """Of the shares of the absolute map, over that of a uniform one, [B]: 1 is spread evenly."""
-    sizes = attributions.double().abs().flatten(1)
-    shares = sizes / sizes.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-    nats = -torch.where(shares > 0, shares * shares.log(), 0.0).sum(1)
-    return nats / torch.tensor(float(shares.shape[1])).log()
 
 
 def gap_of(explanation: Explanation) -> Mean | None:

@@ -27,18 +27,17 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from bootstrap import mean_of  # noqa: E402
-from deletion import area, as_they_are, deletion_curve, fractions_of  # noqa: E402
 from localisation import add_common, finish, recipe_of  # noqa: E402
 from localisation_gallery import KeptMaps  # noqa: E402
-from localisation_metrics import METRICS, heat, judged  # noqa: E402
-from localisation_run import Results, run  # noqa: E402
+from localisation_run import METRICS, Results, judged, run  # noqa: E402
 from masked_pictures import chosen_of  # noqa: E402
 from segment_maps import Case, Setup, answers, available  # noqa: E402
 from sound_scenes import Clip, Scene, read_clips, scene_of  # noqa: E402
 
 from pyxai_fast import ops  # noqa: E402
 from pyxai_fast.audio import Spectrum, WaveformModel, time_frequency_tiles  # noqa: E402
+from pyxai_fast.metrics import deletion  # noqa: E402
+from pyxai_fast.metrics.bootstrap import mean_of  # noqa: E402
 from pyxai_fast.models.spec import load_model  # noqa: E402
 from pyxai_fast.segments import n_segments  # noqa: E402
 
@@ -104,8 +103,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     def judge(case: Case, values: Tensor) -> dict[str, float]:
         when = in_time(values)
-        deletion = deletion_of(model, case, when, options.deletion_steps)
-        return judged(heat(when), case.mask) | {"deletion": deletion}
+        found = judged(when, case.mask)
+        return found | {"deletion": deletion_of(model, case, when, options.deletion_steps)}
 
     kept = KeptMaps(options.out)
     if options.try_hidden:
@@ -202,14 +201,12 @@ def deletion_of(model: WaveformModel, case: Case, when: Tensor, steps: int) -> f
     bins = torch.arange(parts.shape[2], device=parts.device, dtype=torch.int32)
     # All of a time before the next.
     times = ops.ranks_of(when.to(parts.device).float()[None])[:, None, None]
-    ranks = times * len(bins) + bins[:, None]
-    target = torch.tensor([case.target], device=parts.device)
-    fractions = fractions_of(steps)
-    curve = deletion_curve(
-        model, parts, ranks, target, fractions, base=case.hidden,
-        probabilities=as_they_are,
-    ).cpu()  # fmt: skip
-    return float((area(curve, fractions) / curve[0])[0])
+    places = times * len(bins) + bins[:, None]
+    curve = deletion(
+        model, parts, -places.double(), case.target,
+        baselines=case.hidden, n_steps=steps, output="logit",
+    )  # fmt: skip
+    return float(curve.area / curve.scores[0])
 
 
 def _tiles(text: str) -> tuple[float, float]:
