@@ -27,7 +27,8 @@ piece, size = 4 * 2**20, 2 * heap.FREE_BYTES
 # Freeing a mapped block raises the size from which blocks are mapped, to at most 32 MB.
 torch.ones(2 * piece // 4)
 watched = heap.Heap()
-watched.look()
+for _ in range(heap.LOOKS):
+    watched.look()
 assert watched.released == 0, "what is usual is not known before"
 pairs = [(torch.ones(piece // 4), torch.ones(piece // 64)) for _ in range(size // piece)]
 held = [small for _, small in pairs]  # between the holes, so that they stay apart
@@ -38,7 +39,8 @@ assert watched.released == 1, watched.released
 given_back = before - heap._resident_bytes()
 assert given_back > 0.9 * size, (given_back, size)
 # They are still free, and no longer there: that is no reason to give them back again.
-watched.look()
+for _ in range(2 * heap.LOOKS):
+    watched.look()
 assert watched.released == 1, watched.released
 assert float(sum(small.sum() for small in held)) == piece // 64 * len(held)
 """
@@ -54,7 +56,7 @@ import resource
 import torch
 from pyxai_fast.runtime import heap
 
-piece, size = 4 * 2**20, 2 * heap.FREE_BYTES
+piece, size = 4 * 2**20, 8 * heap.FREE_BYTES
 torch.ones(2 * piece // 4)
 watched = heap.Heap()
 
@@ -67,7 +69,7 @@ def chunk():
 
 pages = size // 4096
 with watched.kept():
-    first, *later = [chunk() for _ in range(6)]
+    first, *later = [chunk() for _ in range(3 * heap.LOOKS)]
 assert sum(later) < pages / 10, (first, later, pages)
 assert watched.released == 0, watched.released
 """
@@ -100,13 +102,35 @@ def test_who_has_chosen_how_malloc_keeps_pages_is_left_alone() -> None:
     assert failed.returncode == 1 and b"AssertionError" in failed.stderr
 
 
+TURNS = """
+import torch
+from pyxai_fast.runtime import heap
+
+piece = 4 * 2**20
+torch.ones(2 * piece // 4)
+watched = heap.Heap()
+for size in (heap.FREE_BYTES // 4, 3 * heap.FREE_BYTES) * heap.LOOKS:
+    with watched.kept():
+        pieces = [torch.ones(piece // 4) for _ in range(size // piece)]
+        del pieces
+        watched.look()
+    torch.ones(piece // 4)  # as it is freed, the pages at the heap's end go
+assert watched.released == 0, watched.released
+"""
+
+
+def test_chunks_of_several_sizes_are_no_growth() -> None:
+    subprocess.run([sys.executable, "-c", TURNS], check=True, timeout=300)
+
+
 HELD = """
 import torch
 from pyxai_fast.runtime import heap
 
 piece, size = 4 * 2**20, 2 * heap.FREE_BYTES
 watched = heap.Heap()
-watched.look()
+for _ in range(heap.LOOKS):
+    watched.look()
 held = [torch.ones(piece // 4) for _ in range(size // piece)]
 watched.look()
 assert watched.released == 0, watched.released

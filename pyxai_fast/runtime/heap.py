@@ -15,12 +15,15 @@ import functools
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Free memory that is worth a look, far above what the chunks of one model free and use again.
-FREE_BYTES = 384 * 2**20
+# Free memory that is worth giving back: some more would be as good, and each time all pages fault.
+FREE_BYTES = 128 * 2**20
+# Looks that tell what is usual: chunks of several sizes take turns, and none of them is growth.
+LOOKS = 4
 # Bytes that chunks write between two looks: a look takes microseconds, and they milliseconds.
 LOOK_EVERY = 2**30
 
@@ -55,7 +58,9 @@ class Heap:
     def __init__(self) -> None:
         self.released = 0
         self._written = 0
-        # The least of what was resident at any look since pages were given back; None before.
+        # What was resident at the last looks since pages were given back, and the least that was
+        # the most of so many looks; None before.
+        self._resident: deque[int] = deque(maxlen=LOOKS)
         self._usual: int | None = None
         self._lock = threading.Lock()
         self._keeping = 0
@@ -100,13 +105,16 @@ class Heap:
         library = _glibc()
         if library is None:
             return
-        resident = _resident_bytes()
-        if self._usual is None or resident < self._usual:
-            self._usual = resident
-        grown = resident - self._usual
+        self._resident.append(_resident_bytes())
+        if len(self._resident) < LOOKS:
+            return
+        most = max(self._resident)
+        self._usual = most if self._usual is None else min(self._usual, most)
+        grown = self._resident[-1] - self._usual
         if grown >= FREE_BYTES and library.mallinfo2().fordblks >= FREE_BYTES:
             library.malloc_trim(0)
             self.released += 1
+            self._resident.clear()
             self._usual = None
 
 
