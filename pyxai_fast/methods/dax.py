@@ -224,8 +224,8 @@ class StudentGradient(DAX):
     Positive where what is hidden would be missed. A baseline for DAX from the same queries.
 
     Of segments, whose student has seen kept and hidden ones and nothing between them, the mean
-    slope on the way from nothing to everything: in shares of the queries, whose order the student
-    learns, or with answers="stretched" in the units of the answers. Of pixels, with the whole
+    slope on the way from nothing to everything: on the scale of what the student learns, or with
+    answers="stretched" in the units of the answers. Of pixels, with the whole
     input u, the input o with everything hidden, and the trained networks S and M:
     ``(u - o) d S(u M(u)) / d u``, summed over channels.
 
