@@ -1,0 +1,36 @@
+"""Known evidence: inputs that are made, so that it is known what decides, and networks that learnt
+it. Whether a map finds what decides can then be tested, without data of others.
+"""
+
+from .controls import centre_maps, random_maps
+from .examples import Examples
+from .maps import MAPS, Budget, maps_of, names_of, one_channel
+from .marks import make_marked_pictures
+from .pictures import make_pictures
+from .sets import SETS, KnownSet, Recipe, known_set
+from .spectrograms import make_spectrograms
+from .tables import make_tables
+from .training import accuracy, load_net, probabilities, train_net
+
+__all__ = [
+    "MAPS",
+    "SETS",
+    "Budget",
+    "Examples",
+    "KnownSet",
+    "Recipe",
+    "accuracy",
+    "centre_maps",
+    "known_set",
+    "load_net",
+    "make_marked_pictures",
+    "make_pictures",
+    "make_spectrograms",
+    "make_tables",
+    "maps_of",
+    "names_of",
+    "one_channel",
+    "probabilities",
+    "random_maps",
+    "train_net",
+]
