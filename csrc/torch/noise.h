@@ -80,9 +80,12 @@ inline NoiseTensors noise_of(const std::vector<int64_t>& sizes, int64_t samples,
   }
   if (!(keep > 0.0 && keep <= 1.0)) fail(op, ": keep must be in (0, 1], got ", keep);
   if (first_sample < 0) fail(op, ": first_sample must not be negative, got ", first_sample);
-  // What the words of the counter can tell apart.
-  const int64_t last = (first_sample + samples) / (antithetic ? 2 : 1);
-  if (last > int64_t{1} << 32) fail(op, ": samples must number at most 2^32, got ", last);
+  // What the words of the counter can tell apart; an antithetic pair is one.
+  const int64_t most = (antithetic ? int64_t{2} : int64_t{1}) << 32;
+  if (first_sample > most - samples) {
+    fail(op, ": first_sample and the number of samples must add up to at most ", most, ", got ",
+         first_sample, " and ", samples);
+  }
   int64_t features = 1;
   for (size_t d = 1; d < sizes.size(); ++d) features *= sizes[d];
   if (features > int64_t{1} << 33) {

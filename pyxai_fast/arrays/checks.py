@@ -36,7 +36,7 @@ def readable_or_none(op: str, name: str, array: Any) -> Array | None:
 
 def readable_rows(op: str, name: str, value: Any) -> Array:
     """A number or an array, as an array."""
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float, np.integer, np.floating)):
         return np.asarray(value, np.float64)
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{op}: {name} must be a number or an array, got {type(value).__name__}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -42,7 +44,7 @@ def unpack_coalitions(words: Array, n_segments: int) -> Array:
     """int32 words as bool [..., n_segments]: what `pack_coalitions` packed."""
     words = whole("unpack_coalitions", "words", words)
     bits: Array = words[..., None] >> np.arange(WORD, dtype=words.dtype) & 1
-    kept: Array = bits.astype(np.bool_).reshape(*words.shape[:-1], -1)
+    kept: Array = bits.astype(np.bool_).reshape(*words.shape[:-1], words.shape[-1] * WORD)
     return kept[..., :n_segments]
 
 
@@ -107,7 +109,8 @@ def mask_blend(
                 f"{op}: out must be contiguous of shape {[2, *args[0].shape]}, got "
                 f"{list(out.shape)}"
             )
-        native.ops.mask_blend_out(threads, *args, out.reshape(-1, *out.shape[2:]))
+        merged = out.reshape(math.prod(out.shape[:2]), *out.shape[2:])
+        native.ops.mask_blend_out(threads, *args, merged)
         return out
     blended: Array = native.ops.mask_blend(threads, *args)
     return blended.reshape(2, *args[0].shape)

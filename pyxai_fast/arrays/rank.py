@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -26,8 +28,13 @@ def ranks_of(attributions: Array, descending: bool = True) -> Array:
 
     Raises:
         TypeError: attributions are no floating-point array.
+        ValueError: they have no dimension of examples.
     """
-    flat = readable("ranks_of", "attributions", attributions).reshape(len(attributions), -1)
+    attributions = readable("ranks_of", "attributions", attributions)
+    if attributions.ndim == 0:
+        raise ValueError("ranks_of: attributions must have shape [B, ...], got a scalar")
+    features = math.prod(attributions.shape[1:])
+    flat = attributions.reshape(len(attributions), features)
     # Backwards, so that equal attributions keep their order where the largest come first.
     order = np.argsort(flat[:, ::-1] if descending else flat, axis=1, kind="stable")
     if descending:

@@ -30,6 +30,7 @@ from .checks import (
     check_together,
     check_writable,
     check_written,
+    common_dtype,
     rows_tensor,
 )
 from .random_key import check_key
@@ -135,10 +136,9 @@ def dirichlet_points(
     rows = _steps(op, n_steps, first_step, count)[2] * n_paths * inputs.shape[0]
     check_written(op, inputs, rows, dtype, memory_format, out)
     _check_constant(op, inputs=inputs, baselines=baselines)
-    if baselines.dim() > 0:
-        common = torch.promote_types(inputs.dtype, baselines.dtype)
-        dtype = dtype or inputs.dtype
-        inputs = inputs.to(common)
+    dtype = dtype or inputs.dtype
+    common = common_dtype(inputs, baselines)
+    inputs, baselines = inputs.to(common), baselines.to(common)
     args = (inputs, baselines, key, examples, *path, float(position), per_pixel, scale, shift)
     if out is not None:
         torch.ops.pyxai_fast.dirichlet_points.out(*args, out=out)
@@ -248,8 +248,8 @@ def dirichlet_accumulate(
         check_rows(op, "baselines", baselines, inputs)
         check_affine(op, inputs, scale, None)
         _check_constant(op, inputs=inputs, baselines=baselines)
-        if baselines.dim() > 0:
-            inputs = inputs.to(torch.promote_types(inputs.dtype, baselines.dtype))
+        common = common_dtype(inputs, baselines)
+        inputs, baselines = inputs.to(common), baselines.to(common)
     elif scale is not None:
         raise ValueError(f"{op}: scale must come with inputs and baselines, got it alone")
     result: Tensor = torch.ops.pyxai_fast.dirichlet_accumulate.default(

@@ -326,6 +326,8 @@ def guided_step(
             raise ValueError(
                 f"{op}: {name} must have shape {list(denoised.shape)}, got {list(tensor.shape)}"
             )
+    if origin is None:
+        raise TypeError(f"{op}: origin must be a number or a tensor, got NoneType")
     origin_rows = _rows(op, "origin", origin, denoised)
     center_rows = _rows(op, "center", 0.0 if center is None else center, denoised)
     batch, count = denoised.shape[:2]

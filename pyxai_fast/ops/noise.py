@@ -35,6 +35,7 @@ from .random_key import check_key
 from .registry import define, fake_nothing
 
 DISTRIBUTIONS = ("gaussian", "rademacher", "orthogonal", "ones")
+MAX_DRAWS = 2**32
 
 
 def perturb(
@@ -121,10 +122,11 @@ def perturb(
     check_written(op, inputs, n_samples * inputs.shape[0], dtype, memory_format, out)
     low, high = _range(op, clip, reflect)
     n_blocks = _check_noise(
-        op, inputs.shape, n_samples, inputs, key, distribution, first_sample, examples, blocks,
-        n_blocks, active, shared, keep,
+        op, inputs.shape, n_samples, inputs, key, distribution, antithetic, first_sample, examples,
+        blocks, n_blocks, active, shared, keep,
     )  # fmt: skip
     blocks, active = _narrow(blocks), _narrow(active)
+    mask = None if mask is None else mask.to(inputs.dtype)
     noise = (
         distribution, antithetic, first_sample, examples, mask, blocks, n_blocks, active, shared,
         keep, low, high, reflect, scale, shift,
@@ -219,8 +221,8 @@ def noise_contract(
         raise ValueError(f"{op}: shape must be given without total, got None")
     features = torch.Size((weights.shape[0], *shape))
     n_blocks = _check_noise(
-        op, features, weights.shape[1], weights, key, distribution, first_sample, examples, blocks,
-        n_blocks, active, False, keep,
+        op, features, weights.shape[1], weights, key, distribution, antithetic, first_sample,
+        examples, blocks, n_blocks, active, False, keep,
     )  # fmt: skip
     blocks, active = _narrow(blocks), _narrow(active)
     noise = (
@@ -266,6 +268,7 @@ def _check_noise(
     like: Tensor,
     key: Tensor,
     distribution: str,
+    antithetic: bool,
     first_sample: int,
     examples: Tensor | None,
     blocks: Tensor | None,
@@ -282,6 +285,13 @@ def _check_noise(
         )
     if first_sample < 0:
         raise ValueError(f"{op}: first_sample must not be negative, got {first_sample}")
+    # What the counter can tell apart; an antithetic pair is one.
+    most = MAX_DRAWS * (2 if antithetic else 1)
+    if first_sample + n_samples > most:
+        raise ValueError(
+            f"{op}: first_sample and the number of samples must add up to at most {most}, got "
+            f"{first_sample} and {n_samples}"
+        )
     if not 0.0 < keep <= 1.0:
         raise ValueError(f"{op}: keep must be in (0, 1], got {keep}")
     for name, integers in (("examples", examples), ("blocks", blocks), ("active", active)):

@@ -88,6 +88,7 @@ def path_points(
     if common != inputs.dtype:
         dtype = dtype or inputs.dtype
         inputs = inputs.to(common)
+    baselines = baselines.to(common)
     if out is not None:
         torch.ops.pyxai_fast.path_points.out(inputs, baselines, alphas, scale, shift, out=out)
         return out
@@ -162,7 +163,8 @@ def path_accumulate(
             f"path_accumulate: inputs must have shape {[batch, *grads.shape[1:]]} to match the "
             f"grads and weights, got {list(inputs.shape)}"
         )
-    inputs = inputs.to(common_dtype(inputs, baselines))
+    common = common_dtype(inputs, baselines)
+    inputs, baselines = inputs.to(common), baselines.to(common)
     if torch.is_grad_enabled():
         total = _weighted_sum(grads.to(torch.float64), weights)
         return (total * step_of(inputs, baselines, scale)).to(compute_dtype(grads.dtype))

@@ -17,6 +17,7 @@ from .batching import folded_rows, mapped_first, refuse_mapped
 from .checks import (
     check_affine,
     check_batch,
+    check_floating,
     check_pixels,
     check_rows,
     check_same_device,
@@ -54,6 +55,7 @@ def check_select(
     """Inputs and the other source in their common type, and the type to write."""
     check_batch(op, "inputs", inputs)
     rows = rows_tensor(op, *other, inputs)
+    check_floating(op, other[0], rows)
     check_rows(op, other[0], rows, inputs)
     check_whole(op, *labels, (torch.int32, torch.int64))
     check_pixels(op, *labels, inputs)
@@ -64,7 +66,7 @@ def check_select(
     if common != inputs.dtype:
         dtype = dtype or inputs.dtype
         inputs = inputs.to(common)
-    return inputs, rows, dtype
+    return inputs, rows.to(common), dtype
 
 
 def check_sets(

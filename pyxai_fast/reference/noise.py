@@ -60,8 +60,6 @@ class Noise:
             noise = values.gather(1, known).masked_fill(outside, 0.0)
         else:
             noise = self._values(features, examples, draw, row)
-        if negated is not None:
-            noise = torch.where(negated, -noise, noise)
         below = round(self.keep * 2**32)
         if below < 2**32:
             if blocks is None:
@@ -74,6 +72,8 @@ class Noise:
             active = self.active[first : first + count].reshape(count, -1)
             active = active.expand(count, batch).reshape(-1, 1)
             noise = noise.where(blocks == active, 0.0)
+        if negated is not None:  # last, as in the kernels: zeros have signs too
+            noise = torch.where(negated, -noise, noise)
         return noise.reshape(count, *shape)
 
     def _values(self, features: int, examples: Tensor, draw: Tensor, row: Tensor | int) -> Tensor:
