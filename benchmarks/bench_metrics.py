@@ -300,18 +300,16 @@ def of_forgetting(task: Task, peers: dict[str, Any]) -> Match:
 def of_deletion(task: Task, peers: dict[str, Any]) -> Match:
     at = task.settings
     calls: dict[str, Call] = {
-        OURS: lambda: (
-            metrics.deletion(task.net, task.inputs, task.maps, task.target, n_steps=at.steps).area
-        )
+        OURS: lambda: metrics.deletion(
+            task.net, task.inputs, task.maps, task.target, n_steps=at.steps
+        ).scores[1:]
     }
     if "quantus" in peers:
         metric = peers["quantus"].PixelFlipping(
-            features_in_step=-(-task.inputs[0].numel() // at.steps),
-            return_auc_per_sample=True,
-            disable_warnings=True,
+            features_in_step=-(-task.inputs[0].numel() // at.steps), disable_warnings=True
         )
         calls["Quantus"] = lambda: metric(**task.judged(), softmax=True)
-    return Match("deletion", calls, "Quantus ranks channels one by one; its area is not divided")
+    return Match("deletion", calls, "Quantus ranks channels one by one")
 
 
 def of_imputed(task: Task, peers: dict[str, Any]) -> Match:
