@@ -1,5 +1,5 @@
-"""The command line: ``pyxai-fast explain | run | counterfactual | train-prior | train-paths | info
-| demo``.
+"""The command line: ``pyxai-fast explain | run | evaluate | counterfactual | train-prior |
+train-paths | serve | info | demo``.
 
 Exit codes: 0 all done, 1 something failed, 2 the command itself was wrong, 130 interrupted.
 """
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_explain(commands)
     _add_run(commands)
+    _add_evaluate(commands)
     _add_counterfactual(commands)
     _add_train_prior(commands)
     _add_train_paths(commands)
@@ -140,6 +141,15 @@ def _add_run(commands: Any) -> None:
     add_options(
         _add_command(commands, "run", run, "explain a whole data set of pictures, shard by shard")
     )
+
+
+def _add_evaluate(commands: Any) -> None:
+    from pyxai_fast.cli_evaluate import add_options, run
+
+    parser = _add_command(
+        commands, "evaluate", run, "compare methods on pictures: which explains the model best"
+    )
+    add_options(parser)
 
 
 def _add_counterfactual(commands: Any) -> None:

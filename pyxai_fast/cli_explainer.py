@@ -24,6 +24,7 @@ from pyxai_fast.methods import (
     ExpectedGradients,
     PerturbationMethod,
 )
+from pyxai_fast.models.loaded import LoadedModel
 from pyxai_fast.models.preprocessing import Preprocessing
 from pyxai_fast.models.preprocessing_file import read_preprocessing
 from pyxai_fast.models.spec import load_model
@@ -90,33 +91,59 @@ def picture_explainer(request: MethodRequest, device: torch.device) -> PictureEx
         UsageError: an option that cannot be used.
         ModelSpecError: the model cannot be loaded.
     """
-    with_prior = with_prior_of(request)
-    prior_options(request.prior_options)
-    baseline = _baseline(request)
+    of_model = explainer_of(request, device)
+    return of_model(requested_model(request, device))
+
+
+def requested_model(request: MethodRequest, device: torch.device) -> LoadedModel:
+    """Loads the model.
+
+    Raises:
+        ModelSpecError: it cannot be loaded.
+    """
     preprocessing = None
     if request.preprocessing is not None:
         preprocessing = read_preprocessing(request.preprocessing)
-    model = load_model(
+    return load_model(
         request.model, device, options=request.model_options, preprocessing=preprocessing
     )
-    prior = None
-    if request.prior is not None:
-        prior = load_prior(request.prior, device, model.preprocessing.size, request.prior_options)
-    gradient, options = with_prior(prior)
-    if request.path_model is not None:
-        options["path_model"] = load_path_model(request.path_model, device)
-    return PictureExplainer(
-        model,
-        device,
-        request.method,
-        target=request.target,
-        baseline=baseline,
-        gradient=gradient,
-        output=request.output,
-        precision=request.precision,
-        compile=request.compile,
-        **options,
-    )
+
+
+def explainer_of(
+    request: MethodRequest, device: torch.device
+) -> Callable[[LoadedModel], PictureExplainer]:
+    """Checks everything that can be wrong with the request itself, and returns what loads whatever
+    the method needs besides the model.
+
+    Raises:
+        UsageError: an option that cannot be used.
+    """
+    with_prior = with_prior_of(request)
+    prior_options(request.prior_options)
+    baseline = _baseline(request)
+
+    def of_model(model: LoadedModel) -> PictureExplainer:
+        prior = None
+        if request.prior is not None:
+            size = model.preprocessing.size
+            prior = load_prior(request.prior, device, size, request.prior_options)
+        gradient, options = with_prior(prior)
+        if request.path_model is not None:
+            options["path_model"] = load_path_model(request.path_model, device)
+        return PictureExplainer(
+            model,
+            device,
+            request.method,
+            target=request.target,
+            baseline=baseline,
+            gradient=gradient,
+            output=request.output,
+            precision=request.precision,
+            compile=request.compile,
+            **options,
+        )
+
+    return of_model
 
 
 # The options that a flag sets, in the words of whatever takes it.

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from pyxai_fast.jobs.packages import check_packages
 
     check_packages()
-    _check_kinds(args.sources)
+    check_kinds(args.sources)
     request = MethodRequest(**(method_fields(args) | {"device": args.device}))
     check_request(request)
     try:
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
                 resume=args.resume,
                 overwrite=args.overwrite,
                 progress=not args.no_progress,
-                settings=_settings(request),
+                settings=settings_of(request),
             )
     except KeyboardInterrupt:
         print("pyxai-fast: what is done is kept; --resume goes on from there", file=sys.stderr)
@@ -115,7 +115,7 @@ def print_summary(summary: Any) -> None:
     print(f"{told}results in {summary.folder}{listed}; look at {summary.folder / 'summary.html'}")
 
 
-def _settings(request: Any) -> dict[str, Any]:
+def settings_of(request: Any) -> dict[str, Any]:
     """What was asked for, without what may be secret in an address."""
     from dataclasses import asdict
 
@@ -139,7 +139,7 @@ def _digest(path: str) -> str | None:
         return None
 
 
-def _check_kinds(sources: list[str]) -> None:
+def check_kinds(sources: list[str]) -> None:
     from pyxai_fast.cli_images import UsageError
     from pyxai_fast.cli_kinds import KINDS
 

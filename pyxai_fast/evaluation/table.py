@@ -1,0 +1,222 @@
+"""What a comparison says, as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..metrics.bootstrap import LEVEL, Mean
+from .controls import CONTROLS, RANDOM
+from .metrics import METRICS
+from .statistics import FEWEST, Column, Cost, Difference, Judged
+
+BEST, NO_DIFFERENT = "*", "\u2248"
+# Of the class's probability: where a baseline keeps more, most of a curve is the same for all maps.
+KEPT = 0.5
+_ARROWS = {True: " \u2191", False: " \u2193", None: ""}
+
+
+def headline(lines: Sequence[Judged], costs: Mapping[str, Cost]) -> str:
+    """A line for each method, a column for each metric, and what it took."""
+    columns = [column for column in _columns(lines) if not METRICS[column[0]].part]
+    found = {((line.metric, line.order), line.method): line for line in lines}
+    methods = list(dict.fromkeys(line.method for line in lines))
+    both = len({order for _, order in columns if order}) > 1
+    head = ["method", *(_head(column, both) for column in columns)]
+    rows = [
+        [method, *(_cell(found[column, method]) for column in columns), *_spent(costs.get(method))]
+        for method in methods
+    ]
+    return markdown([*head, "gradients", "queries", "ms"], rows)
+
+
+def legend(lines: Sequence[Judged]) -> Iterator[str]:
+    """What stands in the table, in sentences."""
+    directed = any(METRICS[line.metric].large_is_good is not None for line in lines)
+    if directed:
+        yield (
+            f"Large is good under \u2191, small under \u2193. {BEST} the best mean; {NO_DIFFERENT} "
+            "no different from it: the interval of the difference on the same pictures holds 0."
+        )
+    yield "Gradients, queries and milliseconds are for each picture."
+
+
+def findings(lines: Sequence[Judged], kept: Mapping[Column, float]) -> Iterator[str]:
+    """Which methods are no better than random maps, and what else a reader must know.
+
+    Args:
+        lines: all methods by all metrics.
+        kept: as `kept_by_baselines` gives it.
+    """
+    both = len({order for _, order in kept}) > 1
+    for column, share in kept.items():
+        if share > KEPT:
+            yield (
+                f"{_name(column, both)} tells little here: the class keeps {100 * share:.0f} % of "
+                "its probability where nothing is left of the picture but the metric's baseline."
+            )
+    weak: dict[str, list[str]] = {}
+    for line in lines:
+        metric = METRICS[line.metric]
+        to_random = line.minus.get("random")
+        if line.method in CONTROLS or metric.part or to_random is None:
+            continue
+        if metric.large_is_good is not None and not to_random.better:
+            weak.setdefault(line.method, []).append(_name((line.metric, line.order)))
+    pictures = max((line.pictures for line in lines), default=0)
+    if pictures < FEWEST:
+        yield f"{pictures} pictures are too few to tell any difference from noise."
+        return
+    for method, metrics in weak.items():
+        yield f"{method} is not shown to be better than {RANDOM} maps by {', '.join(metrics)}."
+    compared = sum(len(line.minus) for line in lines)
+    if compared > 20:
+        yield (
+            f"These are {compared} intervals of differences; of those that are nothing but noise, "
+            f"about {100 * (1 - LEVEL):.0f} in 100 leave out 0."
+        )
+
+
+def sections(lines: Sequence[Judged]) -> Iterator[str]:
+    """A table for each metric: means with intervals, and differences in words."""
+    for column in _columns(lines):
+        some = [line for line in lines if (line.metric, line.order) == column]
+        metric = METRICS[column[0]]
+        yield f"## {_name(column)}: {metric.good}\n"
+        yield f"{metric.meaning[0].upper()}{metric.meaning[1:]}.\n"
+        first = some[0].method
+        heads = ["method", "mean", f"than {RANDOM}", f"than {first}"]
+        known = [line for line in some if line.mean is not None]
+        yield markdown(
+            heads,
+            [
+                [
+                    line.method,
+                    interval(line.mean),
+                    compared(line.minus.get("random")),
+                    compared(line.minus.get("first")),
+                ]
+                for line in known
+            ],
+        )
+        if missing := [line.method for line in some if line.mean is None]:
+            yield f"\nNot known of {', '.join(missing)}."
+        counts = {line.pictures for line in known}
+        if counts:
+            fewest, most = min(counts), max(counts)
+            told = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+            yield f"\nOver {told} pictures.\n"
+
+
+def interval(mean: Mean | None) -> str:
+    if mean is None:
+        return "-"
+    middle, low, high = _alike(mean)
+    return f"{middle} ({low}..{high})"
+
+
+def compared(difference: Difference | None) -> str:
+    """A verdict and its interval."""
+    if difference is None:
+        return ""
+    signed = (text if text.startswith("-") else f"+{text}" for text in _alike(difference.mean))
+    middle, low, high = signed
+    return f"{difference.verdict}, {middle} ({low}..{high})"
+
+
+def figure(value: float) -> str:
+    """In three digits or so, without an exponent where that is short."""
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 1000 or size < 0.0005:
+        return f"{value:.2g}"
+    return f"{value:.3f}" if size < 10 else f"{value:.1f}"
+
+
+def _alike(mean: Mean) -> tuple[str, str, str]:
+    """Mean and ends, to the same digit: the second that the interval has."""
+    values = mean["mean"], mean["low"], mean["high"]
+    half = (mean["high"] - mean["low"]) / 2
+    if half == 0 or max(map(abs, values)) < 1e-4:
+        texts = [figure(value) for value in values]
+    else:
+        digits = max(0, min(6, 1 - math.floor(math.log10(half))))
+        texts = [f"{value:.{digits}f}" for value in values]
+    return texts[0], texts[1], texts[2]
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose cells are padded, so that it is read in a terminal too: numbers to the
+    right."""
+    table = [list(head), *map(list, rows)]
+    widths = [max(3, *(len(row[i]) for row in table)) for i in range(len(head))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join(
+        "| "
+        + " | ".join(
+            f"{cell:<{width}}" if i == 0 else f"{cell:>{width}}"
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        + " |"
+        for row in (table[0], rule, *table[1:])
+    )
+
+
+def settings_line(about: Mapping[str, Any]) -> Iterator[str]:
+    """What was compared, in sentences."""
+    target = about.get("target")
+    explained = "the class that the model predicts" if target is None else f"class {target}"
+    order = {
+        ("signed",): "attributions with their signs",
+        ("absolute",): "the sizes of attributions",
+    }.get(tuple(about["orders"]), "attributions with their signs, and their sizes")
+    yield (
+        f"{about['pictures']} pictures, {about['model']}. Explained is {explained}; judged are "
+        f"{order}. Seed {about['seed']}."
+    )
+    if about.get("budget") is not None:
+        yield (
+            f"Each map takes {about['budget']:,} evaluations of the model: gradients of methods "
+            "that take gradients, queries of those that only ask. Queries besides are of the "
+            "picture and its baseline: they say what is predicted, and how far a map is from "
+            "complete."
+        )
+    for label, note in about.get("notes", {}).items():
+        yield f"{label}: {note}."
+
+
+def _columns(lines: Sequence[Judged]) -> list[Column]:
+    return list(dict.fromkeys((line.metric, line.order) for line in lines))
+
+
+def _name(column: Column, always: bool = False) -> str:
+    metric, order = column
+    words = metric.replace("_", " ")
+    return f"{words} ({order})" if order == "absolute" or (always and order) else words
+
+
+def _head(column: Column, both: bool) -> str:
+    return _name(column, both) + _ARROWS[METRICS[column[0]].large_is_good]
+
+
+def _cell(line: Judged) -> str:
+    if line.mean is None:
+        return "-"
+    text = figure(line.mean["mean"])
+    if METRICS[line.metric].large_is_good is None:
+        return text
+    best = line.minus.get("best")
+    mark = BEST if best is None else " " if best.told else NO_DIFFERENT
+    return f"{text} {mark}"
+
+
+def _spent(cost: Cost | None) -> list[str]:
+    if cost is None:
+        return ["-", "-", "-"]
+    counts = (
+        "-" if count is None else f"{count:,.1f}".removesuffix(".0")
+        for count in (cost.gradients, cost.queries)
+    )
+    return [*counts, f"{1e3 * cost.seconds:,.1f}"]
