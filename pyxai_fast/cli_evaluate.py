@@ -210,7 +210,7 @@ def run(args: argparse.Namespace) -> int:
     if comparison is None:
         print("pyxai-fast: error: no picture could be read", file=sys.stderr)
         return 1
-    print(comparison.table())
+    print(f"{comparison.table()}\n")
     skipped = f"; {bad} could not be read" if bad else ""
     shown = ", ".join(folder.written)
     print(f"{comparison.about['pictures']} pictures compared{skipped}; {shown} are in {folder.out}")

@@ -493,9 +493,9 @@ def test_the_table_says_what_is_good_and_what_is_noise(truth: Comparison) -> Non
     assert "insertion \u2191" in head and "deletion \u2193" in head and "road most" not in head
     (right,) = [line for line in said.splitlines() if line.startswith("| right")]
     assert right.count("*") == 6
-    (noise,) = [line for line in said.splitlines() if line.startswith("noise is not shown")]
+    (noise,) = [line for line in said.splitlines() if line.startswith("- noise is not shown")]
     assert "deletion" in noise
-    assert not [line for line in said.splitlines() if line.startswith("right is not shown")]
+    assert not [line for line in said.splitlines() if line.startswith("- right is not shown")]
     text = truth.markdown()
     assert "## deletion: small is good" in text and "## insertion: large is good" in text
     assert "better, -0." in text.split("## deletion")[1].split("## ")[0]

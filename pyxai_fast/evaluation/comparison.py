@@ -79,21 +79,23 @@ class Comparison:
     def table(self) -> str:
         """Means of all methods by all metrics, and what they took: Markdown, for terminals too."""
         found = table.findings(self.results, kept_by_baselines(self.entries))
-        notes = [*table.legend(self.results), *found]
-        return "\n".join([table.headline(self.results, self.costs), "", *notes])
+        notes = [*table.legend(self.results), "", *(f"- {finding}" for finding in found)]
+        return "\n".join([table.headline(self.results, self.costs), "", *notes]).rstrip()
 
     def __repr__(self) -> str:
         return "\n".join([*table.settings_line(self.about), "", self.table()])
 
-    def markdown(self) -> str:
-        """All that there is to read: the table, and a section for each metric."""
+    def markdown(self, figures: Sequence[str] = ()) -> str:
+        """All that there is to read: the table, files of figures that lie beside it, and a section
+        for each metric."""
         names = [name for name in self.methods if "control" not in self._settings_of(name)]
         parts = [
-            f"# {', '.join(names)}\n",
+            f"# Compared: {', '.join(names)}\n",
             "\n".join(table.settings_line(self.about)),
             "",
             self.table(),
             "",
+            *(f"![{Path(name).stem}]({name})\n" for name in figures),
             f"Intervals are of {100 * LEVEL:.0f} %, by the percentile bootstrap over pictures "
             f"({RESAMPLES:,} resamples). Differences are of the same pictures; one is better or "
             "worse where the interval of the difference leaves out 0, and no different where it "
@@ -176,12 +178,11 @@ class Comparison:
         self.to_csv(folder / "summary.csv")
         text = json.dumps(self.as_dict(), indent=2, default=str)
         write_text(folder / "summary.json", text + "\n")
-        write_text(folder / "summary.md", self.markdown())
-        names = ["summary.md", "summary.csv", "summary.json"]
-        for name, figure in self.figures.items():
-            save_figure(figure, folder / f"{name}.png")
-            names.append(f"{name}.png")
-        return names
+        drawn = {f"{name}.png": figure for name, figure in self.figures.items()}
+        for name, figure in drawn.items():
+            save_figure(figure, folder / name)
+        write_text(folder / "summary.md", self.markdown(tuple(drawn)))
+        return ["summary.md", "summary.csv", "summary.json", *drawn]
 
     def _settings_of(self, method: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.about.get("methods", {}).get(method, {})

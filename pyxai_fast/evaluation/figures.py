@@ -27,6 +27,7 @@ _STYLES = ("-", "-.", "--")
 _PANEL_WIDTH, _PANEL_HEIGHT = 3.3, 2.7
 _ROW_HEIGHT = 0.27
 _INTERVAL = f"{100 * LEVEL:.0f} % interval over pictures"
+_WAYS = {True: "{} \u2192", False: "\u2190 {}", None: "{}"}
 
 
 def curves_figure(entries: Iterable[Entry], methods: Sequence[str]) -> Figure | None:
@@ -43,7 +44,7 @@ def curves_figure(entries: Iterable[Entry], methods: Sequence[str]) -> Figure | 
     panels = [(column, lines) for column, lines in found.items() if lines]
     columns = min(len(panels), 3 if len(panels) != 4 else 2)
     rows = math.ceil(len(panels) / columns)
-    height = rows * _PANEL_HEIGHT + 0.3 + 0.22 * math.ceil(len(methods) / (2 * columns))
+    height = rows * _PANEL_HEIGHT + 0.5 + 0.22 * math.ceil(len(methods) / (2 * columns))
     figure = new_figure(columns * _PANEL_WIDTH + 0.2, height)
     figure.set_layout_engine("constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -58,15 +59,18 @@ def curves_figure(entries: Iterable[Entry], methods: Sequence[str]) -> Figure | 
                 _draw_curve(axis, lines[name], name, methods)
         _describe(axis, metric, order, several)
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(
+    legend = figure.legend(
         handles,
         [label.replace("_", " ") for label in labels],
+        title=f"mean and {_INTERVAL}; grey: maps that know nothing of the model",
         loc="outside lower center",
         ncols=max(2, 2 * columns),
         frameon=False,
         fontsize=8,
+        title_fontsize=8,
         labelcolor=INK,
     )
+    legend.get_title().set_color(MUTED)
     return figure
 
 
@@ -96,12 +100,13 @@ def dots_figure(lines: Sequence[Judged]) -> Figure | None:
             continue
         _draw_dots(axis, _of(lines, columns[place]), methods)
         metric, order = columns[place]
-        axis.set_title(
-            f"{_title(metric, order, several)}\n{METRICS[metric].good}", fontsize=8.5, color=INK
-        )
+        way = _WAYS[METRICS[metric].large_is_good].format(METRICS[metric].good)
+        axis.set_title(f"{_title(metric, order, several)}\n{way}", fontsize=8.5, color=INK)
         if place % wide:
             axis.set_yticklabels([])
-    figure.supxlabel(f"mean and {_INTERVAL}; grey: that of random maps", fontsize=8, color=MUTED)
+    figure.supxlabel(
+        f"mean and {_INTERVAL}; grey band: that of random maps", fontsize=8, color=MUTED
+    )
     return figure
 
 

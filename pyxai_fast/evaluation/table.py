@@ -24,9 +24,10 @@ def headline(lines: Sequence[Judged], costs: Mapping[str, Cost]) -> str:
     methods = list(dict.fromkeys(line.method for line in lines))
     both = len({order for _, order in columns if order}) > 1
     head = ["method", *(_head(column, both) for column in columns)]
+    judged = [_cells([found[column, method] for method in methods]) for column in columns]
     rows = [
-        [method, *(_cell(found[column, method]) for column in columns), *_spent(costs.get(method))]
-        for method in methods
+        [method, *cells, *_spent(costs.get(method))]
+        for method, *cells in zip(methods, *judged, strict=True)
     ]
     return markdown([*head, "gradients", "queries", "ms"], rows)
 
@@ -125,26 +126,21 @@ def compared(difference: Difference | None) -> str:
     return f"{difference.verdict}, {middle} ({low}..{high})"
 
 
-def figure(value: float) -> str:
-    """In three digits or so, without an exponent where that is short."""
-    if value == 0:
-        return "0"
-    size = abs(value)
-    if size >= 1000 or size < 0.0005:
-        return f"{value:.2g}"
-    return f"{value:.3f}" if size < 10 else f"{value:.1f}"
-
-
 def _alike(mean: Mean) -> tuple[str, str, str]:
     """Mean and ends, to the same digit: the second that the interval has."""
     values = mean["mean"], mean["low"], mean["high"]
     half = (mean["high"] - mean["low"]) / 2
-    if half == 0 or max(map(abs, values)) < 1e-4:
-        texts = [figure(value) for value in values]
-    else:
-        digits = max(0, min(6, 1 - math.floor(math.log10(half))))
-        texts = [f"{value:.{digits}f}" for value in values]
-    return texts[0], texts[1], texts[2]
+    middle, low, high = figures(values, half / 10 or max(map(abs, values)) / 100)
+    return middle, low, high
+
+
+def figures(values: Sequence[float], unit: float) -> list[str]:
+    """Numbers with the digits down to that of the unit; with an exponent where all are tiny."""
+    if 0 < max(map(abs, values)) < 1e-4:
+        return [f"{value:.2g}" for value in values]
+    digits = max(0, min(6, -math.floor(math.log10(unit)))) if unit > 0 else 0
+    texts = [f"{value:.{digits}f}" for value in values]
+    return [text.lstrip("-") if float(text) == 0 else text for text in texts]
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -201,10 +197,16 @@ def _head(column: Column, both: bool) -> str:
     return _name(column, both) + _ARROWS[METRICS[column[0]].large_is_good]
 
 
-def _cell(line: Judged) -> str:
+def _cells(lines: Sequence[Judged]) -> list[str]:
+    """A column: means in three digits, those of the largest."""
+    means = [0.0 if line.mean is None else line.mean["mean"] for line in lines]
+    texts = figures(means, max(map(abs, means)) / 100)
+    return [_cell(line, text) for line, text in zip(lines, texts, strict=True)]
+
+
+def _cell(line: Judged, text: str) -> str:
     if line.mean is None:
         return "-"
-    text = figure(line.mean["mean"])
     if METRICS[line.metric].large_is_good is None:
         return text
     best = line.minus.get("best")
