@@ -90,10 +90,13 @@ def test_an_installed_kernel_runs_on_every_instruction_set(consumer: Path) -> No
         assert [float(word) for word in points.split()] == expected
 
 
-def test_the_program_of_the_readme_says_what_it_says(prefix: Path, tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text()
-    (program,) = re.findall(r"```cpp\n(.*?)```", readme, re.DOTALL)
-    source = tmp_path / "readme.cpp"
+@pytest.mark.parametrize("page", ["README.md", "docs/kernels.md"])
+def test_the_program_of_a_page_says_what_it_says(prefix: Path, tmp_path: Path, page: str) -> None:
+    programs = re.findall(r"```cpp\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    if page == "README.md" and not programs:
+        pytest.skip("README.md has no program")
+    (program,) = programs
+    source = tmp_path / "page.cpp"
     source.write_text(program)
     build = tmp_path / "build"
     cmake(

@@ -48,6 +48,7 @@ def test_python_of_a_page_runs_and_is_what_its_comments_say(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where it saves things
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     torch.manual_seed(0)
     names: dict[str, Any] = {"__name__": "__main__"}
     without_arrays = native.switched_off() or native.array_module() is None
@@ -184,7 +185,18 @@ def directives() -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["", ".methods", ".gradients", ".paths", ".priors", ".metrics", ".ops", ".arrays"]
+    "module",
+    [
+        "",
+        ".methods",
+        ".gradients",
+        ".paths",
+        ".priors",
+        ".metrics",
+        ".known_evidence",
+        ".ops",
+        ".arrays",
+    ],
 )
 def test_the_names_of_the_package_are_in_the_reference(module: str) -> None:
     if module == ".arrays" and native.array_module() is None:
