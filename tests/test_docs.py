@@ -14,9 +14,10 @@ import torch
 from doc_pages import ROOT, Block, anchors, arguments_of, blocks, commands, links, pages, run
 
 import pyxai_fast
-from pyxai_fast import native
+from pyxai_fast import metrics, native
 from pyxai_fast.cli import _parser
 from pyxai_fast.combinations import COMBINATIONS
+from pyxai_fast.evaluation import METRICS
 from pyxai_fast.methods import METHODS
 from pyxai_fast.models.errors import MissingDependency
 
@@ -179,6 +180,13 @@ def test_options_of_a_method_have_the_defaults_that_are_told(method: str) -> Non
         assert takes[name] == ast.literal_eval(value), f"{method}: {option}, not {takes[name]!r}"
 
 
+def test_every_metric_is_on_the_page_of_metrics() -> None:
+    told = set(re.findall(r"`(\w+)`", read("docs/evaluation.md")))
+    functions = {name for name in metrics.__all__ if inspect.isfunction(getattr(metrics, name))}
+    assert functions - {"heat"} <= told  # which the others look at
+    assert {name for name, metric in METRICS.items() if not metric.part} <= told
+
+
 def directives() -> list[str]:
     text = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "api").glob("*.md"))
     return re.findall(r"^::: ([\w.]+)", text, re.MULTILINE)
@@ -193,6 +201,7 @@ def directives() -> list[str]:
         ".paths",
         ".priors",
         ".metrics",
+        ".evaluation",
         ".known_evidence",
         ".ops",
         ".arrays",
