@@ -14,11 +14,24 @@ import torch
 from doc_pages import ROOT, Block, anchors, arguments_of, blocks, commands, links, pages, run
 
 import pyxai_fast
-from pyxai_fast import metrics, native
+from pyxai_fast import (
+    Counterfactual,
+    DiffusionPaths,
+    ExpectedGradients,
+    FreeMCG,
+    GeometricallyGuidedIG,
+    GuidedIG,
+    IntegratedGradients,
+    SmoothGrad,
+    StickBreaking,
+    metrics,
+    native,
+)
 from pyxai_fast.cli import _parser
 from pyxai_fast.combinations import COMBINATIONS
 from pyxai_fast.evaluation import METRICS
-from pyxai_fast.methods import METHODS
+from pyxai_fast.methods import DAX, METHODS, PerturbationMethod
+from pyxai_fast.methods.counterfactual import COUPLINGS
 from pyxai_fast.models.errors import MissingDependency
 
 DOCS = ROOT / "docs"
@@ -178,6 +191,52 @@ def test_options_of_a_method_have_the_defaults_that_are_told(method: str) -> Non
     for option in re.findall(r"`([^`]+)`", told):
         name, _, value = option.partition("=")
         assert takes[name] == ast.literal_eval(value), f"{method}: {option}, not {takes[name]!r}"
+
+
+def default(function: Any, name: str) -> Any:
+    return inspect.signature(function).parameters[name].default
+
+
+def test_evaluations_at_the_defaults_are_those_that_are_told() -> None:
+    steps = default(IntegratedGradients.attribute, "n_steps")
+    climb = GeometricallyGuidedIG.attribute
+    known = {
+        **dict.fromkeys(("saliency", "input_x_gradient"), 1),
+        **dict.fromkeys(("integrated_gradients", "blur_ig"), steps),
+        "smooth_grad": default(SmoothGrad.attribute, "n_samples"),
+        "guided_ig": default(GuidedIG.attribute, "n_steps"),
+        "expected_gradients": default(ExpectedGradients.attribute, "n_samples"),
+        "diffusion_ig": default(DiffusionPaths, "n_paths") * steps,
+        "geometrically_guided_ig": (default(climb, "n_steps") + 1) * default(climb, "n_ascent"),
+        "stick_breaking_ig": default(StickBreaking, "n_paths") * steps,
+        **dict.fromkeys(("lime", "rise", "kernel_shap"), PerturbationMethod.n_queries),
+        **dict.fromkeys(("dax", "student_gradient"), default(DAX, "n_queries")),
+        "freemcg": default(FreeMCG, "n_particles") * len(default(FreeMCG, "levels")) + 1,
+        "Counterfactual": default(Counterfactual, "n_particles")
+        * default(Counterfactual, "n_steps")
+        + 2,
+    }
+    rows = re.findall(
+        r"^\| (`.+) \| ([\d,]+) (?:gradients?|forwards)", read("docs/choose.md"), re.M
+    )
+    told = {name: int(n.replace(",", "")) for cell, n in rows for name in re.findall(r"\w+", cell)}
+    assert told == known
+
+
+def test_options_of_counterfactuals_have_the_defaults_that_are_told() -> None:
+    text = read("docs/counterfactuals.md").partition("| option | default |")[2]
+    rows = re.findall(r"^\| (`.+?) \| (.+?) \|", text, re.MULTILINE)
+    told = {
+        name: value
+        for names, values in rows
+        for name, value in zip(re.findall(r"\w+", names), values.split(", "), strict=True)
+    }
+    own = {name: p.default for name, p in inspect.signature(Counterfactual).parameters.items()}
+    assert told.pop("step_size") == '0.05; 0.2 for "diagonal"'
+    assert COUPLINGS == {"ensemble": 0.05, "diagonal": 0.2} and own["step_size"] is None
+    assert len(told) >= 8
+    for name, value in told.items():
+        assert own[name] == ast.literal_eval(value), name
 
 
 def test_every_metric_is_on_the_page_of_metrics() -> None:
