@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..queries import Coalitions, Queries, shapley_coalitions
+from ..queries.shapley_regression import shapley_values
 from .perturbation import PerturbationMethod
 
 
@@ -18,7 +19,8 @@ class KernelShap(PerturbationMethod):
     least squares, under the Shapley kernel, of which the Shapley values are the solution where all
     coalitions are asked; `n_queries` of 2^S or more ask all of them. Fewer are drawn as often as
     the kernel weighs them, each with its complement. From queries that another method has drawn
-    otherwise, each counts by the kernel.
+    otherwise, each counts by the kernel. Where they are few for so many segments, values are drawn
+    towards equal shares, as far as that tells queries that are left out better.
 
     Values of segments add up to the difference of the scores. (What is painted on the features of
     an input does not: each of them has the value of its whole segment.)
@@ -34,16 +36,12 @@ class KernelShap(PerturbationMethod):
         return shapley_coalitions(n_queries, n_segments, seed, device)
 
     def values(self, queries: Queries) -> Tensor:
-        kept, scores, exists = queries.kept(), queries.rows(), queries.exists().double()
-        whole, nothing = scores[:, :1], scores[:, 1:2]
-        weighted = (kept * queries.coalitions.weights.T[..., None]).mT  # [B, S, Q]
-        count = kept.shape[2]
-        # Least squares under one linear constraint, as a system with a multiplier. Segments that an
-        # input does not have are held at 0.
-        system = kept.new_zeros(len(kept), count + 1, count + 1)
-        system[:, :count, :count] = weighted @ kept + torch.diag_embed(1 - exists)
-        system[:, :count, count] = system[:, count, :count] = exists
-        right = torch.cat([weighted @ (scores - nothing), whole - nothing], 1)
-        # Where there are fewer queries than segments: the shortest of the solutions.
-        solved: Tensor = torch.linalg.pinv(system, hermitian=True) @ right
-        return (solved[:, :count] * exists[..., None]).mT
+        kept, scores = queries.kept(), queries.rows()
+        found = scores.new_zeros(len(scores), scores.shape[2], kept.shape[2])
+        # Inputs with as many segments have the same coalitions.
+        for count in sorted(set(queries.n_segments)):
+            rows = [row for row, each in enumerate(queries.n_segments) if each == count]
+            first = rows[0]
+            weights = queries.coalitions.weights[:, first]
+            found[rows, :, :count] = shapley_values(kept[first, :, :count], weights, scores[rows])
+        return found
