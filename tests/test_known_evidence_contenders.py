@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,50 @@ def test_maps_of_a_wrapped_network_are_finite_whatever_is_sent_at_once(
     if name != "captum_lime":  # whose Lasso leaves nothing of small differences
         assert bool(found.flatten(1).any(1).all())
     assert max(sent) <= 5 and sum(sent) == net.rows
+
+
+def test_the_benchmark_measures_once_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("matplotlib", "captum"):
+        pytest.importorskip(module, reason=f"the benchmark needs {module}")
+    import known_evidence
+    import known_evidence_page
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # Of other packages captum alone, which is fast.
+    some = {name: one for name, one in contenders.CONTENDERS.items() if one.module == "captum"}
+    monkeypatch.setattr(contenders, "CONTENDERS", some)
+    path = tmp_path / "out" / "known-evidence.json"
+    threads = str(torch.get_num_threads())
+    arguments = [
+        "--sets", "tables", "--cases", "4", "--evaluations", "16", "--threads", threads,
+        "--json", str(path), "--plot", str(path.with_suffix(".png")),
+    ]  # fmt: skip
+    known_evidence.main(arguments)
+    figures, rows = path.read_text(), path.with_suffix(".csv").read_text()
+    page = known_evidence_page.rendered(path)
+    assert "| gradient (captum) | gradient | = |" in page and "4 inputs of each set" in page
+    assert path.with_suffix(".png").stat().st_size > 10_000
+    known_evidence.main(arguments)
+    assert path.with_suffix(".csv").read_text() == rows
+    # Files have six digits.
+    before, after = (json.loads(text)["sets"][0]["maps"] for text in (figures, path.read_text()))
+    for one, other in zip(before, after, strict=True):
+        assert one["map"] == other["map"]
+        assert one["signed"]["energy"] == pytest.approx(other["signed"]["energy"], abs=1e-5)
+    with pytest.raises(SystemExit, match="one of the same settings"):
+        known_evidence.main(["--cases", "5", *arguments[4:]])
+
+
+def test_the_page_says_better_where_the_interval_bears_it_out() -> None:
+    page = pytest.importorskip("known_evidence_page", reason="the benchmarks are not here")
+    row = {
+        "ours_minus": {
+            "pointing": {"mean": 0.1, "low": 0.0, "high": 0.2},
+            "energy": {"mean": 0.1, "low": 0.01, "high": 0.2},
+            "best_iou": {"mean": -0.1, "low": -0.2, "high": -0.01},
+            "iou_area": {"mean": -0.1, "low": -0.2, "high": 0.01},
+        }
+    }
+    assert page._in_short(row) == "better: energy; worse: best IoU"

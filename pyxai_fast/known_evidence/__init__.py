@@ -1,9 +1,12 @@
 """Known evidence: inputs that are made, so that it is known what decides, and networks that learnt
 it. Whether a map finds what decides can then be tested, without data of others.
+
+``python -m pyxai_fast.known_evidence`` trains the networks and compares the methods.
 """
 
 from .controls import centre_maps, random_maps
 from .examples import Examples
+from .localised import judged, localisation
 from .maps import MAPS, Budget, maps_of, names_of, one_channel
 from .marks import make_marked_pictures
 from .pictures import make_pictures
@@ -21,8 +24,10 @@ __all__ = [
     "Recipe",
     "accuracy",
     "centre_maps",
+    "judged",
     "known_set",
     "load_net",
+    "localisation",
     "make_marked_pictures",
     "make_pictures",
     "make_spectrograms",

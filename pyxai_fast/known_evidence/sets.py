@@ -43,6 +43,7 @@ class KnownSet:
             all others are held out.
         net: the network, before it is trained.
         recipe: of its training.
+        caption: of an input, with a place for the name of its class.
     """
 
     name: str
@@ -50,6 +51,10 @@ class KnownSet:
     make: Callable[[int, int], Examples]
     net: Callable[[], nn.Module]
     recipe: Recipe
+    caption: str = "{}"
+
+    def caption_of(self, label: int) -> str:
+        return self.caption.format(self.class_names[label])
 
     def held_out(self, count: int, seed: int = HELD_OUT) -> Examples:
         """Examples that the network was not trained on."""
@@ -87,6 +92,7 @@ SETS: dict[str, KnownSet] = {
             make_marked_pictures,
             _network(3, len(pictures.CLASS_NAMES)),
             Recipe(steps=160, warm_up=40),
+            'the mark of "{}"',
         ),
         KnownSet(
             "spectrograms",
