@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 
 class ArgumentError(ValueError, AssertionError):
@@ -17,3 +17,14 @@ def near(word: str, known: Iterable[str]) -> str:
     """The end of a message about a word that is not known: the one that it may have been."""
     found = difflib.get_close_matches(word, list(known), 1)
     return f"; did you mean {found[0]}?" if found else ""
+
+
+def is_one_of(value: object, known: Container[str]) -> bool:
+    """Whether a value is one of some names. What is no text is none, and need not be hashable."""
+    return isinstance(value, str) and value in known
+
+
+def check_bool(op: str, name: str, value: object) -> None:
+    """Refuses what is neither True nor False: of an array nobody could say which."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: {name} must be True or False, got {type(value).__name__}")

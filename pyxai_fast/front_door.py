@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .combinations import COMBINATIONS
-from .errors import ArgumentError, near
+from .errors import ArgumentError, check_bool, is_one_of, near
 from .explanation import Explanation
 from .gradients import GRADIENTS, Autograd, FreeMCG, Gradient
 from .methods import METHODS
@@ -114,13 +114,16 @@ def explain(
     model = prepare(model, precision=precision, compile=compile)
     if isinstance(model, Prepared):
         precision, compile = model.precision, model.compiled
+    tensors = input_tensors(inputs, model)
+    if numbers is not None:
+        numbers = numbers_of("explain", numbers, tensors[0].shape[0]).tolist()
     name = method
-    if method in COMBINATIONS:
+    if is_one_of(method, COMBINATIONS):
         combination = COMBINATIONS[method]
         if gradient is not None:
             options["gradient"] = gradient
         if numbers is not None and "numbers" in combination.own_options:
-            options["numbers"] = list(numbers)
+            options["numbers"] = numbers
         made, options = combination.split(method, options)
         gradient = options.pop("gradient", None)
         if combination.axis == "gradient":
@@ -149,18 +152,20 @@ def explain(
         **at_construction,
     )
     if numbers is not None:
-        explainer.numbers = numbers_of("explain", numbers, len(_first(inputs))).tolist()
-    if standard_error is None:
+        explainer.numbers = numbers
+    if standard_error is not None:
+        check_bool("explain", "standard_error", standard_error)
+    else:
         standard_error = explainer.is_estimate() and explainer.has_standard_error()
     takes_baselines = "baselines" in inspect.signature(kind.attribute).parameters
     if baselines is not None:
         if not takes_baselines:
             raise ArgumentError(
-                f"explain: baselines must not be given for {method}, which has no path"
+                f"explain: baselines must not be given for {method}, which has no path, got "
+                f"{type(baselines).__name__}"
             )
         at_call["baselines"] = baselines
     # All that can be known without the model is checked before it is asked.
-    tensors = input_tensors(inputs, model)
     explainer.starts(tensors, baselines)
     for one in target if isinstance(target, Targets) else (target,):
         normalise_target(one, tensors[0].shape[0])
@@ -284,11 +289,11 @@ def _unasked(*_: Any) -> Any:
 
 
 def _method_class(method: str) -> type[AttributionMethod]:
-    if method not in METHODS:
+    if not is_one_of(method, METHODS):
         names = ", ".join((*METHODS, *COMBINATIONS))
         raise ArgumentError(
             f"explain: method must be one of {names}, got {method!r}"
-            f"{near(method, (*METHODS, *COMBINATIONS))}"
+            f"{near(str(method), (*METHODS, *COMBINATIONS))}"
         )
     return METHODS[method]
 
@@ -347,7 +352,7 @@ def _split_options(
 def _resolve_target(target: Any, outputs: Tensor) -> tuple[Any, Tensor | None]:
     """The target for `attribute`, and the class of each example as a tensor."""
     if target is None:
-        if outputs.dim() == 1 or outputs[:1].numel() <= 1:
+        if outputs.dim() == 1 or outputs.shape[1:].numel() <= 1:
             return None, None
         if outputs.dim() != 2:
             raise ArgumentError(
@@ -370,10 +375,6 @@ def _chosen(target: Any, outputs: Tensor) -> Tensor:
     else:
         chosen = torch.tensor(checked).expand(outputs.shape[0], -1).squeeze(1)
     return chosen.to(outputs.device)
-
-
-def _first(inputs: Any) -> Any:
-    return inputs[0] if isinstance(inputs, tuple) else inputs
 
 
 def _warn_of_overflow(attributions: Any) -> None:

@@ -65,6 +65,11 @@ def as_table_call(
     Raises:
         TypeError, ValueError: naming the argument, or the column, and what it must be.
     """
+    if feature_names is not None and not _are_names(feature_names):
+        raise TypeError(
+            "explain: feature_names must be a sequence of names, got "
+            f"{type(feature_names).__name__}"
+        )
     frame = inputs if is_frame(inputs) else None
     if is_series(inputs):
         raise TypeError(
@@ -128,14 +133,27 @@ def table_baselines(baselines: Any, rows: Tensor, labels: Sequence[Any] | None =
             return rows_of_frame(picked, "baselines").to(rows)
         baselines = picked.to_numpy()
     if isinstance(baselines, (np.ndarray, list)):
-        baselines = rows_of_array(np.asarray(baselines), "baselines").to(rows)
+        try:
+            array = np.asarray(baselines)
+        except ValueError as error:
+            raise ArgumentError(
+                "baselines: baselines must have rows of one length, got rows of several"
+            ) from error
+        baselines = rows_of_array(array, "baselines").to(rows)
     if isinstance(baselines, Tensor) and baselines.shape == rows.shape[1:]:
         return baselines[None]
     return baselines
 
 
+def _are_names(value: Any) -> bool:
+    """Whether a value is a sequence of names: a list, an array, letters, an index of a frame."""
+    return hasattr(value, "__len__") and hasattr(value, "__iter__")
+
+
 def warn_of_zeros(rows: Tensor, names: Sequence[str] | None) -> None:
     """Says for which columns 0, which stands for what is hidden, is no value that a row is near."""
+    if not len(rows):
+        return
     known = rows.isfinite()
     low = torch.where(known, rows, torch.inf).amin(0)
     high = torch.where(known, rows, -torch.inf).amax(0)

@@ -394,7 +394,7 @@ def test_faults_are_named() -> None:
         ({"x": (x,)}, "inputs must be one tensor"),
         ({"x": x[:0]}, "inputs must hold at least one"),
         ({"internal_batch_size": 0}, "internal_batch_size must be None or an integer >= 1, got 0"),
-        ({"numbers": [1]}, r"numbers must be 2 integers >= 0, one for each input, got \[1\]"),
+        ({"numbers": [1]}, r"numbers must be one for each of the 2 inputs, got 1"),
         ({"model": lambda x: x @ x.T * torch.nan}, "the model must answer with finite numbers"),
         ({"model": lambda x: x.sum(1)}, r"must return logits \[B, n\] of n > 1 classes, got \[2\]"),
     ):

@@ -100,7 +100,8 @@ class DistillationRecipe:
                 f"{self.loss!r}{near(self.loss, LOSSES)}"
             )
         weights = self.weights
-        if len(weights) != 3 or not all(_finite(weight) for weight in weights):
+        three = isinstance(weights, (tuple, list)) and len(weights) == 3
+        if not three or not all(_finite(weight) for weight in weights):
             raise ArgumentError(f"DAX: loss must be three numbers, got {self.loss!r}")
         for name, choices in (("sees", SEES), ("answers", ANSWERS), ("mask_norm", MASK_NORMS)):
             value = getattr(self, name)

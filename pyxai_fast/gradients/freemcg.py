@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..errors import ArgumentError
+from ..errors import ArgumentError, is_one_of
 from ..models.score import RowScore
 from ..priors import Prior
 from ..priors.particles import PriorAtWork, check_prior, noised
@@ -89,7 +89,7 @@ class FreeMCG:
                 f"FreeMCG: levels must be different integers from 0 to {count - 1}, at least one, "
                 f"got {levels!r}"
             )
-        if target not in CLASS_TARGETS:
+        if not is_one_of(target, CLASS_TARGETS):
             raise ArgumentError(
                 f"FreeMCG: target must be one of {', '.join(CLASS_TARGETS)}, got {target!r}"
             )

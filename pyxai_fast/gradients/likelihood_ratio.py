@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..errors import ArgumentError
+from ..errors import ArgumentError, check_bool, is_one_of
 from ..models.preprocessing import Affine
 from ..models.row_planner import row_planner
 from ..models.score import RowScore
@@ -135,19 +135,16 @@ class LikelihoodRatio:
             ("mode", mode, MODES),
             ("allocation", allocation, ALLOCATIONS),
         ):
-            _require(value in known, name, f"one of {', '.join(known)}", value)
+            _require(is_one_of(value, known), name, f"one of {', '.join(known)}", value)
+        for name, flag in (("antithetic", antithetic), ("reflect", reflect)):
+            check_bool("LikelihoodRatio", name, flag)
         self.n_samples = _whole("n_samples", n_samples)
         self.signs = 2 if antithetic else 1
         _require(
             self.n_samples % self.signs == 0, "n_samples", "even with antithetic=True", n_samples
         )
         for each in sigma if isinstance(sigma, (tuple, list)) else (sigma,):
-            good = (
-                bool(((each > 0) & each.isfinite()).all())
-                if isinstance(each, Tensor)
-                else _is_number(each, above=0) and each < math.inf
-            )
-            _require(good, "sigma", "a number > 0, or a tensor of such", each)
+            _require(_is_sigma(each), "sigma", "a number > 0, or a tensor of such", each)
         _require(
             mode != "shared" or blocks is not None, "blocks", "given for mode='shared'", blocks
         )
@@ -156,7 +153,7 @@ class LikelihoodRatio:
             tolerance is None or _is_number(tolerance, above=0),
             "tolerance", "None or a number > 0", tolerance,
         )  # fmt: skip
-        _require(clip is None or len(clip) == 2, "clip", "None or a range (low, high)", clip)
+        _require(clip is None or _is_range(clip), "clip", "None or a range (low, high)", clip)
         _require(not reflect or clip is not None, "clip", "given for reflect=True", clip)
         self.sigma, self.distribution, self.antithetic = sigma, distribution, antithetic
         self.baseline, self.blocks, self.mode, self.keep = baseline, blocks, mode, keep
@@ -536,6 +533,24 @@ def _whole(name: str, value: object) -> int:
 
 def _is_number(value: Any, above: float) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value > above
+
+
+def _is_sigma(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        numbers = not value.is_complex() and not value.is_meta
+        return numbers and bool(((value > 0) & value.isfinite()).all())
+    return _is_number(value, above=0) and value < math.inf
+
+
+def _is_range(value: Any) -> bool:
+    """(low, high), numbers or None where it is open."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        return False
+    if not all(end is None or isinstance(end, (int, float)) for end in value):
+        return False
+    low = -math.inf if value[0] is None else value[0]
+    high = math.inf if value[1] is None else value[1]
+    return bool(low < high)  # which NaN is not
 
 
 def _short(value: object) -> str:

@@ -29,8 +29,7 @@ def input_tensors(inputs: Any, forward: ForwardFunc) -> tuple[Tensor, ...]:
                 + ("; a tuple, not a list, holds several inputs" if type(tensor) is list else "")
                 + ("; torch.from_numpy makes one" if isinstance(tensor, np.ndarray) else "")
             )
-        if tensor.is_complex():
-            raise TypeError(f"inputs: {name} must be real, got {tensor.dtype}")
+        check_real("inputs", name, tensor)
         if tensor.dim() == 0:
             raise ArgumentError(f"inputs: {name} must have shape [B, ...], got a scalar")
         if tensor.shape[0] != tensors[0].shape[0]:
@@ -46,6 +45,15 @@ def input_tensors(inputs: Any, forward: ForwardFunc) -> tuple[Tensor, ...]:
         )
         for tensor in tensors
     )
+
+
+def check_real(op: str, name: str, tensor: Tensor) -> None:
+    """Refuses a tensor whose numbers cannot be taken as they are."""
+    if tensor.is_complex():
+        raise TypeError(f"{op}: {name} must be real, got {tensor.dtype}")
+    if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
+        kind = "meta" if tensor.is_meta else tensor.dtype if tensor.is_quantized else tensor.layout
+        raise TypeError(f"{op}: {name} must be a dense tensor of numbers, got {kind}")
 
 
 def baseline_tensors(baselines: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -67,12 +75,19 @@ def baseline_tensors(baselines: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor
 
 def _baseline_tensor(baseline: Any, inputs: Tensor) -> Tensor:
     if isinstance(baseline, (int, float)):
-        return torch.full((), baseline, dtype=inputs.dtype, device=inputs.device)
+        try:
+            return torch.full((), baseline, dtype=inputs.dtype, device=inputs.device)
+        except (RuntimeError, OverflowError) as error:
+            raise ArgumentError(
+                f"baselines: a baseline must be a number that {inputs.dtype} holds, got "
+                f"{baseline!r}"
+            ) from error
     if not isinstance(baseline, Tensor):
         raise TypeError(
             "baselines: a baseline must be a number or a torch.Tensor, got "
             f"{type(baseline).__name__}"
         )
+    check_real("baselines", "a baseline", baseline)
     fits = baseline.dim() in (0, inputs.dim()) and all(
         size in (1, wanted) for size, wanted in zip(baseline.shape, inputs.shape, strict=False)
     )
@@ -82,7 +97,8 @@ def _baseline_tensor(baseline: Any, inputs: Tensor) -> Tensor:
             f"{list(inputs.shape)} like its input (or 1 for any dimension), got "
             f"{list(baseline.shape)}"
         )
-    start: Tensor = baseline.to(inputs.device)
+    dtype = baseline.dtype if baseline.is_floating_point() else inputs.dtype
+    start: Tensor = baseline.to(inputs.device, dtype)
     return start if start.dim() == 0 else start.expand(start.shape[0], *inputs.shape[1:])
 
 

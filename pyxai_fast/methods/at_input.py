@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..errors import check_bool
 from ..paths import StraightLine
 from ..runtime.cost import Cost
 from ..runtime.inference import outside_inference_mode
@@ -43,6 +44,7 @@ class Saliency(GradientMethod):
 
         The other arguments are those of IntegratedGradients.attribute.
         """
+        check_bool("attribute", "abs", abs)
         maps, errors = self._attribute(
             inputs,
             None,

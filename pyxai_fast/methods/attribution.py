@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..errors import ArgumentError
+from ..errors import ArgumentError, is_one_of
 from ..models.black_box import check_remaining
 from ..models.outputs import OUTPUT_KINDS
 from ..models.preprocessing import Affine, Preprocessing
@@ -74,11 +74,20 @@ class AttributionMethod:
             raise TypeError(
                 f"{name}: forward_func must be a callable, got {type(forward_func).__name__}"
             )
-        if output not in OUTPUT_KINDS:
+        if not is_one_of(output, OUTPUT_KINDS):
             raise ValueError(
                 f"{name}: output must be one of {', '.join(OUTPUT_KINDS)}, got {output!r}"
             )
         check_memory_format(memory_format)
+        if select_output is not None and not callable(select_output):
+            raise TypeError(
+                f"{name}: select_output must be a function of what the model returns, got "
+                f"{type(select_output).__name__}"
+            )
+        if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
+            raise TypeError(
+                f"{name}: preprocessing must be a Preprocessing, got {type(preprocessing).__name__}"
+            )
         self.forward_func = forward_func
         self.memory_format = memory_format
         self.output = output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from .. import ops
 from ..counterfactuals import Counterfactuals
-from ..errors import ArgumentError
+from ..errors import ArgumentError, check_bool, is_one_of
 from ..gradients.asking import outputs_at
 from ..gradients.class_directions import CLASS_TARGETS, class_directions
 from ..models.black_box import check_remaining, query_error_of
+from ..models.input_numbers import numbers_of
 from ..models.preprocessing import Affine, Preprocessing
 from ..models.score import ForwardFunc, RowScore, Score
 from ..models.target import Targets
@@ -208,8 +210,18 @@ class Counterfactual:
             ),
             (_number(eta) and 0 <= eta <= 1, "eta", "in [0, 1]", eta),
             (_number(inflation) and inflation > 0, "inflation", "greater than 0", inflation),
-            (coupling in COUPLINGS, "coupling", f"one of {', '.join(COUPLINGS)}", coupling),
-            (target_score in CLASS_TARGETS, "target_score", f"one of {scores}", target_score),
+            (
+                is_one_of(coupling, COUPLINGS),
+                "coupling",
+                f"one of {', '.join(COUPLINGS)}",
+                coupling,
+            ),
+            (
+                is_one_of(target_score, CLASS_TARGETS),
+                "target_score",
+                f"one of {scores}",
+                target_score,
+            ),
             (_whole(seed), "seed", "an integer", seed),
         ):
             if not holds:
@@ -268,17 +280,14 @@ class Counterfactual:
         started = time.perf_counter()
         x, score = self._checked(inputs, target, additional_forward_args, cost)
         score.max_rows = internal_batch_size
-        numbers = list(range(len(x))) if numbers is None else [int(n) for n in numbers]
-        if len(numbers) != len(x) or min(numbers) < 0:
-            raise ArgumentError(
-                f"Counterfactual: numbers must be {len(x)} integers >= 0, one for each input, got "
-                f"{numbers}"
-            )
+        numbers = numbers_of("Counterfactual", numbers, len(x)).tolist()
+        keep = keep_particles, keep_trajectory
+        for name, kept in zip(("keep_particles", "keep_trajectory"), keep, strict=True):
+            check_bool("Counterfactual", name, kept)
         group = max(1, GROUP_BYTES // max(1, self.n_particles * x[0].numel() * x.element_size()))
         steps = len(self.schedule.steps) * -(-len(x) // group)
         bar = progress_bar(show_progress, steps, "Counterfactual", unit=" steps")
         watch, parts = Stopwatch(x.device), []
-        keep = keep_particles, keep_trajectory
         try:
             with torch.no_grad():
                 for first in range(0, len(x), group):
@@ -550,7 +559,8 @@ def _channels_last(x: Tensor) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and -math.inf < value < math.inf
 
 
 def _whole(value: Any) -> bool:

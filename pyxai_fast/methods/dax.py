@@ -19,7 +19,7 @@ from ..distillation import (
     distil,
     recipe_for,
 )
-from ..errors import ArgumentError
+from ..errors import ArgumentError, is_one_of
 from ..models.preprocessing import Preprocessing
 from ..models.score import ForwardFunc
 from ..queries import SEGMENT_GREY, Queries
@@ -125,7 +125,7 @@ class DAX(PerturbationMethod):
             select_output=select_output,
             preprocessing=preprocessing,
         )
-        if output not in OUTPUTS:
+        if not is_one_of(output, OUTPUTS):
             raise ArgumentError(
                 f"{type(self).__name__}: output must be {' or '.join(OUTPUTS)}, which a student "
                 f"can answer, got {output!r}"
@@ -139,7 +139,7 @@ class DAX(PerturbationMethod):
             batch_size=batch_size, learning_rate=learning_rate, momentum=momentum, dropout=dropout,
             augment=augment, held_out=held_out, patience=patience, compile=compile,
         )  # fmt: skip
-        if sees is not None and sees not in SEES:
+        if sees is not None and not is_one_of(sees, SEES):
             raise ArgumentError(
                 f"{type(self).__name__}: sees must be one of {', '.join(SEES)}, got {sees!r}"
             )
@@ -164,7 +164,7 @@ class DAX(PerturbationMethod):
     def _recipe(self, dimensions: int) -> DistillationRecipe:
         options, sees = self._recipe_options, self._sees
         if sees is None:
-            as_in_the_paper = options["loss"] in tuple(LOSSES) and dimensions > 2
+            as_in_the_paper = is_one_of(options["loss"], LOSSES) and dimensions > 2
             sees = "pixels" if as_in_the_paper else "segments"
         return recipe_for(sees, **options)
 
@@ -177,6 +177,9 @@ class DAX(PerturbationMethod):
         Without `return_input_shape` the mean over each segment.
         """
         self.check_drawn(queries)
+        if not len(queries.inputs):
+            self.distilled = None
+            return self.of_nothing(queries, return_input_shape)
         name = type(self).__name__
         low, high = float(queries.scores.min()), float(queries.scores.max())
         if not 0 <= low <= high <= 1 + 1e-6:

@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, check_bool
 from ..gradients import Slopes
 from ..models.score import Score
 from ..paths.quadrature import check_quadrature
 from ..paths.reference_lines import ReferenceLines, ReferenceTrace
 from ..runtime.cost import Cost
 from ..runtime.inference import outside_inference_mode
-from .arguments import baseline_tensors, input_tensors
+from .arguments import baseline_tensors, check_real, input_tensors
 from .attribution import as_asked
 from .gradient_method import GradientMethod, Recipe
 from .loop import LoopOptions, Run, contract
@@ -49,6 +49,7 @@ class ExpectedGradients(GradientMethod):
 
     def check_call(self, n_samples: int = 200, stratified: bool = False, **options: Any) -> None:
         check_quadrature("riemann_middle", n_samples, "n_samples")
+        check_bool("attribute", "stratified", stratified)
 
     def steps_of(self, n_samples: int = 200, **options: Any) -> int:
         return n_samples
@@ -183,6 +184,7 @@ def reference_tensors(references: Any, inputs: tuple[Tensor, ...]) -> tuple[Tens
     found = []
     for reference, x in zip(given, inputs, strict=True):
         if isinstance(reference, Tensor) and reference.dim() > 0:
+            check_real("baselines", "baselines", reference)
             if reference.shape[1:] != x.shape[1:] or reference.shape[0] < 1:
                 raise ArgumentError(
                     "baselines: baselines must be references "

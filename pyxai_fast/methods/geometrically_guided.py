@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..errors import ArgumentError
+from ..errors import ArgumentError, check_bool, is_one_of
 from ..gradients import Gradient, Slopes
 from ..models.preprocessing import Preprocessing
 from ..models.score import ForwardFunc, RowScore, Score
@@ -96,6 +97,7 @@ class GeometricallyGuidedIG(GradientMethod):
             select_output=select_output,
             preprocessing=preprocessing,
         )
+        check_bool(type(self).__name__, "multiply_by_inputs", multiply_by_inputs)
         self._multiply_by_inputs = multiply_by_inputs
 
     @property
@@ -126,9 +128,11 @@ class GeometricallyGuidedIG(GradientMethod):
                 f"attribute: first_point must be an integer from 0 to n_steps, got {first_point!r}"
             )
         for name, size in (("step_size", step_size), ("early_stop", early_stop)):
-            if not isinstance(size, (int, float)) or isinstance(size, bool) or not size >= 0:
+            number = isinstance(size, (int, float)) and not isinstance(size, bool)
+            if not number or not 0 <= size < math.inf:
                 raise ArgumentError(f"attribute: {name} must be a number >= 0, got {size!r}")
-        if select not in SELECTIONS:
+        check_bool("attribute", "normalised", normalised)
+        if not is_one_of(select, SELECTIONS):
             raise ArgumentError(
                 f"attribute: select must be one of {', '.join(SELECTIONS)}, got {select!r}"
             )

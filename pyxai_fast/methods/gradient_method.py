@@ -73,6 +73,11 @@ class GradientMethod(AttributionMethod):
             preprocessing=preprocessing,
         )
         self.gradient: Gradient = Autograd() if gradient is None else gradient
+        if isinstance(gradient, type) or not hasattr(self.gradient, "needs_autograd"):
+            raise TypeError(
+                f"{type(self).__name__}: gradient must be a gradient, such as Autograd() or "
+                f"LikelihoodRatio(), got {gradient!r}"
+            )
         if self.gradient.needs_autograd and isinstance(forward_func, BlackBox):
             raise ArgumentError(
                 f"{type(self).__name__}: gradient must be one that only asks, such as "

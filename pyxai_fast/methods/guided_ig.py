@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..errors import ArgumentError
+from ..errors import ArgumentError, check_bool
 from ..gradients import Gradient
 from ..models.preprocessing import Affine, Preprocessing
 from ..models.score import ForwardFunc, Score
@@ -79,6 +79,7 @@ class GuidedIG(GradientMethod):
             select_output=select_output,
             preprocessing=preprocessing,
         )
+        check_bool(type(self).__name__, "multiply_by_inputs", multiply_by_inputs)
         self._multiply_by_inputs = multiply_by_inputs
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, check_bool
 from ..gradients import Gradient
 from ..models.preprocessing import Preprocessing
 from ..models.score import ForwardFunc
@@ -63,6 +63,7 @@ class IntegratedGradients(GradientMethod):
             select_output=select_output,
             preprocessing=preprocessing,
         )
+        check_bool(type(self).__name__, "multiply_by_inputs", multiply_by_inputs)
         self._multiply_by_inputs = multiply_by_inputs
         self.path: Path = StraightLine() if path is None else path
         if not hasattr(self.path, "trace"):
@@ -109,6 +110,7 @@ class IntegratedGradients(GradientMethod):
         **options: Any,
     ) -> None:
         Recipe(self.path, n_steps, method, self._multiply_by_inputs)
+        check_bool("attribute", "return_standard_error", return_standard_error)
         if tolerance is not None:
             check_tolerance(tolerance)
             check_rule_left_alone("a tolerance", method, "rules of its own, not method")

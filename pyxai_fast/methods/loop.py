@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..errors import ArgumentError
+from ..errors import ArgumentError, check_bool
 from ..gradients import Gradient, Slopes
 from ..models.black_box import query_error_of
 from ..models.query_error import QueryError
@@ -46,6 +46,8 @@ class LoopOptions:
     variances: bool = False
 
     def __post_init__(self) -> None:
+        check_bool("attribute", "create_graph", self.create_graph)
+        check_bool("attribute", "return_standard_error", self.variances)
         try:
             rows = None if self.max_rows is None else operator.index(self.max_rows)
         except TypeError:

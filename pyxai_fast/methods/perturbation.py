@@ -91,9 +91,11 @@ class PerturbationMethod(AttributionMethod):
 
     # What all of them do.
 
-    def check_call(self, n_queries: int | None = None, **options: Any) -> None:
+    def check_call(self, n_queries: int | None = None, seed: int = 0, **options: Any) -> None:
         if n_queries is not None:
             check_queries("attribute", n_queries)
+        if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+            raise ArgumentError(f"attribute: seed must be an integer of 64 bits, got {seed!r}")
 
     def starts(self, inputs: tuple[Tensor, ...], baselines: Any) -> tuple[Tensor, ...]:
         self.check_inputs(inputs)
@@ -119,7 +121,7 @@ class PerturbationMethod(AttributionMethod):
     ) -> Queries:
         """Asks: the coalitions, and what the model answered to them. Arguments are those of
         `attribute`."""
-        self.check_call(n_queries=n_queries)
+        self.check_call(n_queries=n_queries, seed=seed)
         cost = Cost() if cost is None else cost
         options = LoopOptions(max_rows=internal_batch_size)
         with timed(cost), torch.no_grad():
@@ -169,6 +171,8 @@ class PerturbationMethod(AttributionMethod):
             segment; without `return_input_shape` the segments' values, [B, S] (or [B, n, S]).
         """
         self.check_drawn(queries)
+        if not len(queries.inputs):
+            return self.of_nothing(queries, return_input_shape)
         rows = queries.rows()
         blind = int((rows.amax(1) == rows.amin(1)).sum())
         if blind:
@@ -180,6 +184,13 @@ class PerturbationMethod(AttributionMethod):
         values = self.values(queries)
         values = values if queries.several else values[:, 0]
         return (queries.painted(values) if return_input_shape else values).float()
+
+    @staticmethod
+    def of_nothing(queries: Queries, return_input_shape: bool) -> Tensor:
+        """Maps of an empty batch, or its segments' values."""
+        features = queries.inputs.shape[1:] if return_input_shape else (0,)
+        targets = queries.scores.shape[2:]
+        return torch.zeros(0, *targets, *features, device=queries.inputs.device)
 
     def check_inputs(self, inputs: tuple[Tensor, ...]) -> None:
         if len(inputs) != 1:

@@ -19,14 +19,19 @@ def numbers_of(name: str, numbers: Sequence[int] | None, batch: int) -> Tensor:
     """
     if numbers is None:
         return torch.arange(batch)
-    given = list(numbers)
+    try:
+        given = list(numbers)
+    except TypeError as error:
+        raise TypeError(
+            f"{name}: numbers must be a sequence of integers, got {type(numbers).__name__}"
+        ) from error
     if len(given) != batch:
         raise ArgumentError(
             f"{name}: numbers must be one for each of the {batch} inputs, got {len(given)}"
         )
     try:
         whole = [-1 if isinstance(n, bool) else operator.index(n) for n in given]
-    except TypeError:
+    except (TypeError, RuntimeError):  # a tensor without numbers is no integer either
         whole = [-1]
     # The counter of the draws has 32 digits for them: others would share their draws.
     if not all(0 <= n < 2**32 for n in whole):

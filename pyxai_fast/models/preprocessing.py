@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import is_one_of
+
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
 
@@ -55,10 +57,16 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Expand single statistics to all channels and refuse what makes no sense."""
-        if self.channels not in (1, 3):
+        if isinstance(self.channels, Tensor) or self.channels not in (1, 3):
             raise ValueError(f"Preprocessing: channels must be 1 or 3, got {self.channels}")
         for name in ("mean", "std"):
-            values = tuple(float(v) for v in getattr(self, name))
+            given = getattr(self, name)
+            try:
+                values = tuple(float(v) for v in given)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ValueError(
+                    f"Preprocessing: {name} must be a sequence of numbers, got {given!r}"
+                ) from error
             if len(values) == 1:
                 values *= self.channels
             if len(values) != self.channels:
@@ -78,7 +86,7 @@ class Preprocessing:
                 raise ValueError(f"Preprocessing: resize must be positive, got {self.resize}")
         elif self.resize is not None:
             object.__setattr__(self, "resize", _height_width("resize", self.resize))
-        if self.interpolation not in INTERPOLATIONS:
+        if not is_one_of(self.interpolation, INTERPOLATIONS):
             raise ValueError(
                 f"Preprocessing: interpolation must be one of {', '.join(INTERPOLATIONS)}, "
                 f"got {self.interpolation!r}"
@@ -128,7 +136,10 @@ class Preprocessing:
 
 
 def _height_width(name: str, value: tuple[int, int]) -> tuple[int, int]:
-    pair = tuple(int(v) for v in value)
-    if len(pair) != 2 or min(pair) < 1:
+    try:
+        height, width = (int(v) for v in value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        height = width = 0
+    if min(height, width) < 1:
         raise ValueError(f"Preprocessing: {name} must be (height, width) >= 1, got {value!r}")
-    return pair[0], pair[1]
+    return height, width

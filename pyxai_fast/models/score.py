@@ -197,7 +197,7 @@ class Score:
     @staticmethod
     def _select(outputs: Tensor, target: TargetRows | None) -> Tensor:
         selected = select_target(outputs, target)
-        if selected.dim() > 1 and selected[0].numel() != 1:
+        if selected.dim() > 1 and len(selected) and selected[0].numel() != 1:
             raise ArgumentError(
                 "target: target must select one element for each example, got "
                 f"{list(selected.shape)} of an output {list(outputs.shape)}"

@@ -13,6 +13,7 @@ A target names the element(s) of the model's output [B, n, ...] to explain, with
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -67,6 +68,11 @@ def normalise_target(target: Any, batch: int) -> tuple[int, ...] | Tensor | None
     if isinstance(target, int):
         return (target,)
     if isinstance(target, tuple):
+        if not all(isinstance(i, slice) or _is_index(i) for i in target):
+            raise TypeError(
+                "target: a tuple must hold ints, got "
+                f"{[type(i).__name__ for i in target if not isinstance(i, slice)][:3]}"
+            )
         return target
     if isinstance(target, Tensor):
         if target.is_floating_point() or target.dtype == torch.bool or target.is_complex():
@@ -98,12 +104,24 @@ def normalise_target(target: Any, batch: int) -> tuple[int, ...] | Tensor | None
 def _indices_of_list(target: list[Any]) -> Tensor:
     entries = [entry if isinstance(entry, tuple) else (entry,) for entry in target]
     lengths = {len(entry) for entry in entries}
-    if len(lengths) > 1 or not all(isinstance(i, int) for entry in entries for i in entry):
+    if len(lengths) > 1 or not all(_is_index(i) for entry in entries for i in entry):
         raise TypeError(
             "target: a list must hold ints, or tuples of ints of one length, got "
             f"{[type(entry).__name__ for entry in target[:3]]}"
         )
-    return torch.tensor(entries, dtype=torch.long).reshape(len(entries), max(lengths, default=1))
+    indices = [tuple(map(operator.index, entry)) for entry in entries]
+    far = [i for entry in indices for i in entry if not -(2**63) <= i < 2**63]
+    if far:
+        raise ArgumentError(f"target: target must hold indices of the output, got {far[0]}")
+    return torch.tensor(indices, dtype=torch.long).reshape(len(entries), max(lengths, default=1))
+
+
+def _is_index(value: Any) -> bool:
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
 
 
 def check_target(target: tuple[int, ...] | Tensor | None, output: Tensor) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..errors import ArgumentError, near
+from ..errors import ArgumentError, is_one_of, near
 
 # Of SPI-P: the share of features whose mean lies above the threshold.
 TOP_SHARE = 0.05
@@ -140,7 +140,7 @@ AGGREGATIONS: dict[str, Callable[[int, int], PathStatistic] | None] = {
 
 
 def check_aggregate(path: str, aggregate: str) -> None:
-    if aggregate not in AGGREGATIONS:
+    if not is_one_of(aggregate, AGGREGATIONS):
         raise ArgumentError(
             f"{path}: aggregate must be one of {', '.join(AGGREGATIONS)}, got {aggregate!r}"
             f"{near(str(aggregate), AGGREGATIONS)}"

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..errors import ArgumentError, near
+from ..errors import ArgumentError, is_one_of, near
 from ..models.preprocessing import Affine
 from ..reference.path import compute_dtype
 from .curve import CurveTrace
@@ -57,7 +57,7 @@ class BlurPath:
             ("schedule", schedule, SCHEDULES),
             ("boundary", boundary, BOUNDARIES),
         ):
-            if value not in known:
+            if not is_one_of(value, known):
                 raise ArgumentError(
                     f"BlurPath: {name} must be one of {', '.join(known)}, got {value!r}"
                     f"{near(str(value), known)}"

@@ -67,6 +67,11 @@ class DiffusionPaths:
         numbers: Sequence[int] | None = None,
         max_rows: int = MOST_ROWS,
     ) -> None:
+        if not isinstance(model, (PathModel, str, os.PathLike)):
+            raise TypeError(
+                "DiffusionPaths: model must be a PathModel or the name of one, got "
+                f"{type(model).__name__}"
+            )
         if not isinstance(model, PathModel):
             from ..path_models.spec import load_path_model
 

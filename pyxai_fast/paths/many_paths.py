@@ -140,7 +140,7 @@ class ManyPathsTrace:
         return (slopes,) if slopes.dim() == self.inputs.dim() else slopes.unbind(1)
 
     def attributions(self, total: Tensor, multiply_by_inputs: bool) -> Tensor:
-        if self.aggregate != "mean":
+        if self.aggregate != "mean" and len(self.inputs):
             results = [statistic.result() for statistic in self._statistics]
             return results[0] if total.dim() == self.inputs.dim() else torch.stack(results, 1)
         total = total / self.n_paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -30,7 +31,8 @@ class GaussianNeighbourhood:
     complete = False
 
     def __init__(self, sigma: float, seed: int = 0, numbers: Sequence[int] | None = None) -> None:
-        if not isinstance(sigma, (int, float)) or not sigma >= 0:
+        number = isinstance(sigma, (int, float)) and not isinstance(sigma, bool)
+        if not number or not 0 <= sigma < math.inf:
             raise ArgumentError(
                 f"GaussianNeighbourhood: sigma must be a number >= 0, got {sigma!r}"
             )

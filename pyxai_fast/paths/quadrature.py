@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, is_one_of
 
 
 def _riemann_left(n: int) -> tuple[Tensor, Tensor]:
@@ -87,7 +87,7 @@ def quadrature(method: str, n_steps: int) -> tuple[Tensor, Tensor]:
 
 def check_quadrature(method: str, n_steps: int, name: str = "n_steps") -> None:
     """Raises ArgumentError; `name` is what the caller calls the number of steps."""
-    if method not in QUADRATURES:
+    if not is_one_of(method, QUADRATURES):
         raise ArgumentError(
             f"quadrature: method must be one of {', '.join(QUADRATURES)}, got {method!r}"
         )

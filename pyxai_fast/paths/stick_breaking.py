@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..errors import ArgumentError
+from ..errors import ArgumentError, is_one_of
 from ..models.input_numbers import numbers_of
 from ..models.preprocessing import Affine
 from ..reference.path import memory_format_of
@@ -69,9 +69,9 @@ class StickBreaking:
             valid = False
         if not valid:
             raise ArgumentError(f"StickBreaking: n_paths must be an integer >= 1, got {n_paths!r}")
-        if per not in ("feature", "pixel"):
+        if not is_one_of(per, ("feature", "pixel")):
             raise ArgumentError(f"StickBreaking: per must be 'feature' or 'pixel', got {per!r}")
-        if rule not in RULES:
+        if not is_one_of(rule, RULES):
             raise ArgumentError(
                 f"StickBreaking: rule must be one of {', '.join(RULES)}, got {rule!r}"
             )

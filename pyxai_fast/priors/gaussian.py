@@ -58,6 +58,11 @@ class GaussianPrior:
         return None
 
     def predict_noise(self, noisy: Tensor, level: int) -> Tensor:
+        if noisy.shape[1:] != self.mean.shape:
+            raise ArgumentError(
+                f"GaussianPrior: inputs must have shape {['R', *self.mean.shape]}, as the mean has "
+                f"it, got {list(noisy.shape)}"
+            )
         share = float(self._shares[level])
         mean, axes, variances = (t.to(noisy.device) for t in (self.mean, self.axes, self.variances))
         along = (noisy.double() - share**0.5 * mean).flatten(1) @ axes

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import is_one_of
+
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 # channels_last must win by this much, so that noise does not change the choice (and with it the
@@ -31,7 +33,7 @@ _choices: weakref.WeakKeyDictionary[nn.Module, dict[Any, str]] = weakref.WeakKey
 
 
 def check_memory_format(name: str) -> None:
-    if name not in ("auto", *FORMATS):
+    if not is_one_of(name, ("auto", *FORMATS)):
         raise ValueError(
             f"memory_format: memory_format must be auto, contiguous or channels_last, got {name!r}"
         )
@@ -68,7 +70,7 @@ def choose_memory_format(
     if known["filters"] == "channels_last" and _runs_channels_last(inputs, run):
         known[key] = "channels_last"
         return known[key]
-    if max(x[0].numel() for x in images) < MIN_FEATURES:
+    if max(x.shape[1:].numel() for x in images) < MIN_FEATURES:
         return "contiguous"
     if rows < MIN_ROWS:
         if rows < MIN_UNMEASURED_ROWS or inputs[0].is_cuda or not _convolves(module):

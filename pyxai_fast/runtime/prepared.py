@@ -15,7 +15,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, check_bool, is_one_of
 from .inference import outside_inference_mode
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -174,10 +174,11 @@ def prepare(model: Any, *, precision: str = "fp32", compile: bool = False) -> An
         >>> pyxai_fast.IntegratedGradients(fast).attribute(torch.rand(2, 3, 2, 2), target=0).dtype
         torch.float32
     """
-    if precision not in PRECISIONS:
+    if not is_one_of(precision, PRECISIONS):
         raise ArgumentError(
             f"prepare: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}"
         )
+    check_bool("prepare", "compile", compile)
     if precision == "fp32" and not compile:
         return model
     if isinstance(model, Prepared):

@@ -18,6 +18,8 @@ SPECS = (*ALGORITHMS, "tiles", "grid", "features")
 
 # From this many pixels in height and width, pictures have edges worth following.
 MIN_SIDE = 96
+# Segments may leave numbers out, but few.
+MOST_NUMBERS = 2**16
 # About as many tiles are chosen otherwise.
 TILES = 64
 
@@ -103,6 +105,14 @@ def _checked(segments: Tensor, inputs: Tensor) -> Tensor:
     # Dimensions that are not there are the batch's and the channels'.
     segments = segments.reshape(*[1] * (inputs.dim() - segments.dim()), *segments.shape)
     check_pixels("segments_for", "segments", segments, inputs)
+    low, high = (int(end) for end in segments.aminmax()) if segments.numel() else (0, 0)
+    # More than there are features are no segments, and would each take memory.
+    most = max(MOST_NUMBERS, inputs.shape[1:].numel())
+    if low < 0 or high >= most:
+        raise ArgumentError(
+            f"segments_for: segments must be numbered from 0 to {most - 1} at most, got {low} to "
+            f"{high}"
+        )
     return segments
 
 
