@@ -207,8 +207,10 @@ def test_sizes_rank_maps_of_either_sign_alike(digits: Tensor) -> None:
 
 def test_results_do_not_depend_on_the_batches(digits: Tensor) -> None:
     methods = {"smooth_grad": {"n_samples": 6}, "rise": {"n_queries": 30}}
+    # All that draw numbers of their own, and one that does not.
+    metrics = ("deletion", "road", "faithfulness_correlation", "infidelity", "max_sensitivity")
     one, other = (
-        evaluate(load_demo_model(), digits, methods, "deletion", seed=3, batch_size=size)
+        evaluate(load_demo_model(), digits, methods, metrics, seed=3, batch_size=size)
         for size in (8, 3)
     )
     for a, b in zip(*(sorted(each.entries, key=_place) for each in (one, other)), strict=True):
@@ -216,8 +218,8 @@ def test_results_do_not_depend_on_the_batches(digits: Tensor) -> None:
         assert a.value == pytest.approx(b.value, abs=1e-4)
 
 
-def _place(entry: Entry) -> tuple[str, int]:
-    return entry.method, entry.picture
+def _place(entry: Entry) -> tuple[str, str, int]:
+    return entry.method, entry.metric, entry.picture
 
 
 def test_maps_that_are_not_finite_count_for_nothing(digits: Tensor) -> None:

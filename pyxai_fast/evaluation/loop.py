@@ -191,6 +191,7 @@ class Comparing:
             "preprocessing": self.preprocessing,
             "select_output": self.select_output,
             "cost": cost,
+            "numbers": pictures.numbers,
         }
         answers: dict[tuple[Any, str], Any] = {}
         judged = []

@@ -41,7 +41,8 @@ class Question:
         gap: [B], of completeness, relative to the difference of the scores; None where the method
             promises none.
         seed: of all random numbers.
-        asking: what metrics that ask the model take besides: preprocessing, select_output, cost.
+        asking: what metrics that ask the model take besides: preprocessing, select_output, cost,
+            numbers.
     """
 
     model: Any
@@ -161,7 +162,8 @@ def _infidelity(question: Question) -> Tensor:
 
 
 def _sensitivity(question: Question) -> Tensor:
-    return max_sensitivity(question.explain, question.inputs, seed=question.seed)
+    numbers = question.asking.get("numbers")
+    return max_sensitivity(question.explain, question.inputs, seed=question.seed, numbers=numbers)
 
 
 def _gap(question: Question) -> Tensor:

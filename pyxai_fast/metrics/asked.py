@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import ops
 from ..errors import ArgumentError
 from ..models.black_box import check_remaining
+from ..models.input_numbers import numbers_of
 from ..models.outputs import OUTPUT_KINDS, convert_output
 from ..models.preprocessing import Affine, Preprocessing
 from ..models.row_planner import row_planner
@@ -57,9 +58,12 @@ class Asked:
         select_output: picks the output tensor from what the model returns.
         internal_batch_size: rows sent through the model at once, at most.
         cost: where rows that the model answers are counted.
+        numbers: of the inputs, [B], by which random draws tell them apart: an input with the same
+            number has the same draws in any batch. 0, 1, ... by default.
 
     Attributes:
         inputs: detached, on the device of the model's weights, where it has any.
+        numbers: int64 [B], on the inputs' device.
         affine: what turns the inputs' units into the model's, or None.
         outputs: float64 [B, n], of the inputs as they are.
         target: int64 [B], on the inputs' device.
@@ -78,6 +82,7 @@ class Asked:
         select_output: Callable[[Any], Tensor] | None = None,
         internal_batch_size: int | None = None,
         cost: Cost | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> None:
         if not callable(model):
             raise TypeError(f"{op}: model must be callable, got {type(model).__name__}")
@@ -91,6 +96,7 @@ class Asked:
         device = model_device(model)
         self.op = op
         self.inputs = inputs.detach().to(inputs.device if device is None else device)
+        self.numbers = numbers_of(op, numbers, len(inputs)).to(self.inputs.device)
         self.affine = None
         if preprocessing is not None:
             self.affine = Affine(

@@ -49,7 +49,8 @@ def faithfulness_correlation(
         n_runs: at least 2.
         subset_size: from 1 to the number of features.
         baselines: what features are replaced by, as in `insertion`.
-        seed: of the subsets: counter-based, the same on every device and in any chunks.
+        seed: of the subsets, with the inputs' numbers: counter-based, the same on every device and
+            in any chunks.
         subsets: int64 [n_runs, B, subset_size] or [n_runs, 1, subset_size], different features of
             each: those instead of random ones.
 
@@ -72,7 +73,7 @@ def faithfulness_correlation(
                 f"{op}: subset_size must be at most the number of features, {features}, got "
                 f"{subset_size}"
             )
-        choose = _drawn(features, subset_size, seed, maps.device)
+        choose = _drawn(features, subset_size, asked.numbers, seed)
     else:
         given = _given(op, subsets, batch, features).to(maps.device)
         n_runs = len(given)
@@ -99,13 +100,12 @@ def faithfulness_correlation(
     return _correlation(sums, falls)
 
 
-def _drawn(features: int, size: int, seed: int, device: torch.device) -> Subsets:
-    key = ops.random_key(seed, STREAM, device=device)
+def _drawn(features: int, size: int, numbers: Tensor, seed: int) -> Subsets:
+    key = ops.random_key(seed, STREAM, device=numbers.device)
 
     def draw(examples: slice, runs: slice) -> Tensor:
-        example = torch.arange(examples.start, examples.stop, device=device)
-        run = torch.arange(runs.start, runs.stop, device=device)
-        return random_subsets(features, size, example, run, key)
+        run = torch.arange(runs.start, runs.stop, device=numbers.device)
+        return random_subsets(features, size, numbers[examples], run, key)
 
     return draw
 

@@ -50,7 +50,8 @@ def infidelity(
             as captum takes it: called with rows [R, ...], copies of inputs, it returns what
             attributions are multiplied by and the changed rows, both [R, ...].
         n_samples: perturbations of each input.
-        seed: of the noise: counter-based, the same on every device and in any chunks.
+        seed: of the noise, with the inputs' numbers: counter-based, the same on every device and in
+            any chunks.
         normalise: multiply each map by the number that makes its infidelity least, so that its
             scale does not matter (captum's `normalize`).
         output: that the attributions are of.
@@ -73,7 +74,7 @@ def infidelity(
         perturbations = _given(op, perturbations, asked.inputs)
         n_samples = len(perturbations)
     check_count(op, "n_samples", n_samples)
-    perturb = _perturbed(op, asked.inputs, perturbations, seed)
+    perturb = _perturbed(asked, perturbations, seed)
     foretold = maps.new_empty(n_samples, len(inputs))
 
     def rows(examples: slice, steps: slice) -> Tensor:
@@ -90,9 +91,10 @@ def infidelity(
 
 
 def _perturbed(
-    op: str, inputs: Tensor, perturbations: Any, seed: int
+    asked: Asked, perturbations: Any, seed: int
 ) -> Callable[[slice, slice], tuple[Tensor, Tensor]]:
     """What gives, for some examples and samples, factors of attributions and changed rows."""
+    op, inputs = asked.op, asked.inputs
     if isinstance(perturbations, Tensor):
         given = perturbations
 
@@ -116,7 +118,7 @@ def _perturbed(
     def draw(examples: slice, samples: slice) -> tuple[Tensor, Tensor]:
         count = samples.stop - samples.start
         some = inputs[examples]
-        numbers = torch.arange(examples.start, examples.stop, device=inputs.device)
+        numbers = asked.numbers[examples]
         changed = ops.perturb(some, count, sigma, key, first_sample=samples.start, examples=numbers)
         # What the model sees, with its rounding.
         return some.repeat(count, *[1] * (some.dim() - 1)) - changed, changed

@@ -110,7 +110,7 @@ def performance_information(
         min_prediction: pictures whose own score is lower are not used.
         monotone: a score counts as no lower than those at smaller thresholds, as published.
         n_points: of each curve, besides its end.
-        seed: of the known pixels: counter-based.
+        seed: of the known pixels, with the inputs' numbers: counter-based.
 
     Raises:
         TypeError, ValueError: naming the argument, what it must be and what it is.
@@ -122,7 +122,7 @@ def performance_information(
     ranked = check_attributions(op, attributions, asked.inputs).double().sum(1)
     shares = some_fractions(op, "thresholds", thresholds).tolist()
     check_count(op, "n_points", n_points)
-    first = _known_first(op, start, asked.inputs, seed)
+    first = _known_first(asked, start, seed)
     _interpolator()
     compression, size_of = _compression()
 
@@ -223,9 +223,9 @@ def _eight_bits(op: str, inputs: Any) -> Tensor:
     return rounded.to(torch.uint8)
 
 
-def _known_first(op: str, start: Any, inputs: Tensor, seed: int) -> Mask:
+def _known_first(asked: Asked, start: Any, seed: int) -> Mask:
     """Which pixels are known at first, bool [B, H, W]."""
-    shape = (len(inputs), *inputs.shape[2:])
+    op, shape = asked.op, (len(asked.inputs), *asked.inputs.shape[2:])
     if isinstance(start, Tensor):
         if start.dtype != torch.bool or tuple(start.shape) not in (shape, (1, *shape[1:])):
             raise ArgumentError(
@@ -236,7 +236,8 @@ def _known_first(op: str, start: Any, inputs: Tensor, seed: int) -> Mask:
         return chosen
     if isinstance(start, bool) or not isinstance(start, (int, float)) or not 0 <= start <= 1:
         raise ArgumentError(f"{op}: start must be a share from 0 to 1, or a mask, got {start!r}")
-    drawn = ops.perturb(torch.zeros(shape), 1, 1.0, ops.random_key(seed, STREAM))
+    key, numbers = ops.random_key(seed, STREAM), asked.numbers.cpu()
+    drawn = ops.perturb(torch.zeros(shape), 1, 1.0, key, examples=numbers)
     drawn_first: Mask = (ops.ranks_of(drawn) < int(start * shape[1] * shape[2])).numpy()
     return drawn_first
 

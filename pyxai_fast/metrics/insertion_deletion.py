@@ -39,7 +39,7 @@ def insertion(
 
     Args:
         model, inputs, target: as in `Asked`, and so is `asking`: output, preprocessing,
-            select_output, internal_batch_size, cost.
+            select_output, internal_batch_size, cost, numbers.
         attributions: shaped as the inputs, or with one channel.
         baselines: what stands where no feature is inserted, in the units of the inputs: "blur" for
             pictures (a Gaussian of 5 pixels in 224), a number, or a tensor [1, ...] or [B, ...].

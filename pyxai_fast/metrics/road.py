@@ -61,7 +61,8 @@ def road(
         attributions: shaped as the inputs, or with one channel.
         fractions: of the pixels that are removed.
         noise: standard deviation of what is added to imputed pixels, in the units of the inputs.
-        seed: of that noise: counter-based, the same on every device and in any chunks.
+        seed: of that noise, with the inputs' numbers: counter-based, the same on every device and
+            in any chunks.
 
     Raises:
         TypeError, ValueError: naming the argument, what it must be and what it is.
@@ -76,7 +77,6 @@ def road(
     check_size(op, "noise", noise)
     key = ops.random_key(seed, STREAM, device=x.device)
     low, high = both_ends(counts_of(shares, ranks), ranks)
-    numbers = torch.arange(len(x), device=x.device)
 
     def rows(examples: slice, steps: slice) -> Tensor:
         removed = places_between(ranks[examples], low[steps], high[steps])
@@ -85,7 +85,7 @@ def road(
         if noise:
             drawn = ops.perturb(
                 torch.zeros_like(x[examples]), len(removed), noise, key,
-                first_sample=steps.start, examples=numbers[examples],
+                first_sample=steps.start, examples=asked.numbers[examples],
             )  # fmt: skip
             filled = filled + drawn * removed.flatten(0, 1)
         return asked.model_inputs(filled)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import ops
 from ..errors import ArgumentError
 from ..front_door import explain as explain_by_name
+from ..models.input_numbers import numbers_of
 from .asked import check_count, check_inputs, check_size
 from .perturbed_model import returned_maps
 
@@ -30,6 +31,7 @@ def max_sensitivity(
     norm: float = 2.0,
     seed: int = 0,
     noise: Tensor | None = None,
+    numbers: Sequence[int] | None = None,
     model: Any = None,
     target: Any = None,
     **options: Any,
@@ -49,8 +51,9 @@ def max_sensitivity(
         radius: in the units of the inputs.
         n_samples: of the noise.
         norm: p of the length of maps, ``(sum |A_i|^p)^(1/p)``, at least 1; infinity is the largest.
-        seed: of the noise: counter-based, the same on every device.
+        seed: of the noise, with the inputs' numbers: counter-based, the same on every device.
         noise: [n_samples, B, ...] or [n_samples, 1, ...], added instead of what is drawn.
+        numbers: of the inputs, as in `Asked`; those of a method by name too.
         model: that a method by name explains.
         target: a class, or [B] of them, for a method by name; None explains what the model predicts
             for the inputs as they are, at every sample.
@@ -69,12 +72,14 @@ def max_sensitivity(
     if noise is None:
         check_count(op, "n_samples", n_samples)
         check_size(op, "radius", radius)
-        drawn = _uniform(inputs, radius, seed)
+        drawn = _uniform(inputs, radius, seed, numbers_of(op, numbers, len(inputs)))
     else:
         given = _given(op, noise, inputs)
         n_samples, drawn = len(given), given.__getitem__
     if isinstance(norm, bool) or not isinstance(norm, (int, float)) or not norm >= 1:
         raise ArgumentError(f"{op}: norm must be a number >= 1, got {norm!r}")
+    if numbers is not None and isinstance(explain, str):
+        options["numbers"] = numbers
     maps, of = _explained(op, explain, inputs, model, target, options)
     largest = torch.zeros(len(inputs), dtype=torch.float64, device=maps.device)
     for sample in range(n_samples):
@@ -127,12 +132,12 @@ def _flat(op: str, made: Any, batch: int) -> Tensor:
     return returned_maps(op, made, batch).flatten(1).double()
 
 
-def _uniform(inputs: Tensor, radius: float, seed: int) -> Callable[[int], Tensor]:
-    key = ops.random_key(seed, STREAM, device=inputs.device)
+def _uniform(inputs: Tensor, radius: float, seed: int, numbers: Tensor) -> Callable[[int], Tensor]:
+    key, numbers = ops.random_key(seed, STREAM, device=inputs.device), numbers.to(inputs.device)
     zeros = torch.zeros_like(inputs)
 
     def draw(sample: int) -> Tensor:
-        normal = ops.perturb(zeros, 1, 1.0, key, first_sample=sample)
+        normal = ops.perturb(zeros, 1, 1.0, key, first_sample=sample, examples=numbers)
         # The distribution function of a normal number is uniform; this is it from -1 to 1.
         uniform: Tensor = torch.special.erf(normal / 2**0.5)
         return radius * uniform
