@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import re
 from pathlib import Path
@@ -99,6 +99,8 @@ def test_commands_are_those_that_there_are(page: Path, capsys: pytest.CaptureFix
                 _parser().parse_args(arguments)
             except SystemExit as stop:
                 assert stop.code == 0, f"{' '.join(command)}: {capsys.readouterr().err}"
+        for module in re.findall(r"-m (pyxai_fast[\w.]*)", " ".join(command)):
+            assert importlib.util.find_spec(module), " ".join(command)
         if command[:1] == ["make"]:
             goals = [word for word in command[1:] if not word.startswith("-") and "=" not in word]
             assert set(goals) <= targets, " ".join(command)
