@@ -49,7 +49,8 @@ class Settings:
     samples: int = 10
     sigma: float = 0.1
     radius: float = 0.02
-    steps: int = 28
+    # Of deletion, for each channel: a divisor of the number of pixels, which Quantus wants.
+    steps: int = 14
     # Shares of the pixels that ROAD removes, in percent.
     removed: tuple[int, ...] = (10, 50, 90)
 
@@ -298,15 +299,15 @@ def of_forgetting(task: Task, peers: dict[str, Any]) -> Match:
 
 
 def of_deletion(task: Task, peers: dict[str, Any]) -> Match:
-    at = task.settings
+    steps = task.settings.steps * task.inputs.shape[1]
     calls: dict[str, Call] = {
         OURS: lambda: metrics.deletion(
-            task.net, task.inputs, task.maps, task.target, n_steps=at.steps
+            task.net, task.inputs, task.maps, task.target, n_steps=steps
         ).scores[1:]
     }
     if "quantus" in peers:
         metric = peers["quantus"].PixelFlipping(
-            features_in_step=-(-task.inputs[0].numel() // at.steps), disable_warnings=True
+            features_in_step=task.inputs[0].numel() // steps, disable_warnings=True
         )
         calls["Quantus"] = lambda: metric(**task.judged(), softmax=True)
     return Match("deletion", calls, "Quantus ranks channels one by one")
@@ -320,6 +321,8 @@ def of_imputed(task: Task, peers: dict[str, Any]) -> Match:
             fractions=[percent / 100 for percent in at.removed],
         ).most_first.scores
     }  # fmt: skip
+    if "quantus" in peers and task.inputs.shape[1] > 1:
+        return Match("road", calls, "Quantus's takes grey pictures alone")
     if "quantus" in peers:
         metric = peers["quantus"].ROAD(percentages=list(at.removed), disable_warnings=True)
         calls["Quantus"] = lambda: list(metric(**task.judged()).values())
