@@ -122,6 +122,7 @@ def test_maps_of_a_wrapped_network_are_finite_whatever_is_sent_at_once(
     sent: list[int] = []
     net.register_forward_pre_hook(lambda _, inputs: sent.append(len(inputs[0])))
     found = contender.make(net, examples, budget)
+    assert contenders.contenders_of(budget)[name] is contender
     assert found.shape in (examples.inputs.shape, examples.masks.shape)
     assert bool(found.isfinite().all())
     if name != "captum_lime":  # whose Lasso leaves nothing of small differences

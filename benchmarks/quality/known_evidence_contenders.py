@@ -7,6 +7,7 @@ float32 on the CPU, of any size.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -85,8 +86,13 @@ def contenders_of(budget: Budget) -> dict[str, Contender]:
     return {
         name: one
         for name, one in CONTENDERS.items()
-        if importlib.util.find_spec(one.module) and not (one.images and budget.is_table)
+        if _installed(one.module) and not (one.images and budget.is_table)
     }
+
+
+def _installed(module: str) -> bool:
+    # What is loaded may have no spec: pair_module's is made by hand.
+    return module in sys.modules or importlib.util.find_spec(module) is not None
 
 
 # --- captum --------------------------------------------------------------------------------------
