@@ -175,3 +175,10 @@ def test_the_page_says_better_where_the_interval_bears_it_out() -> None:
         }
     }
     assert page._in_short(row) == "better: energy; worse: best IoU"
+
+
+def test_the_stored_page_is_the_rendered_one() -> None:
+    page = pytest.importorskip("known_evidence_page", reason="the benchmarks are not here")
+    folder = ROOT / "benchmarks" / "quality"
+    rendered = page.rendered(folder / "results" / "known-evidence.json")
+    assert (folder / "known_evidence.md").read_text() == rendered

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from likelihood_ratio_page import interval, table
+from likelihood_ratio_page import interval, sentence_case, table
 
 INTRODUCTION = """\
 # Do maps find evidence that is known
@@ -23,8 +23,9 @@ first table of each set says how sure they are of the whole input, of the same i
 evidence, and of the evidence in the place of another's.
 
 - Every map may evaluate the network equally often; a gradient, forward and backward, counts as one
-  evaluation. "Evaluations" are what was used, for each input; those of other packages were counted
-  at the network.
+  evaluation. "Evaluations" are what was used, for each input: this package's are one or a few
+  more, as it tells what the network says of the input itself, and of references. Those of other
+  packages were counted at the network.
 - Paths start at, and what is hidden becomes, the mean of 100 other inputs; methods with references
   have all of these. Methods that hide segments have 8 x 8 tiles, or each column of a table, and so
   does the likelihood-ratio gradient of images, whose tiles share their noise.
@@ -36,7 +37,8 @@ evidence, and of the evidence in the place of another's.
   ranks first). Energy: the share of the map's sum that is inside. Best IoU: intersection over union
   at the threshold that suits the map best. Mean IoU: over the thresholds 0, 0.01, ... 0.99.
   Large is good; the perfect map has 1, and none of a network can be expected to be it: an edge is
-  seen on both of its sides.
+  seen on both of its sides. All of a tile is as hot: who hides tiles points no better than by the
+  share of the hottest tile that is inside.
 - Figures are means over inputs, with the 95% bootstrap interval over inputs in brackets. "Better"
   and "worse" are of differences between the same inputs, and are said where the interval of the
   difference leaves out 0, without a correction for how many are compared. Controls are a random map
@@ -156,8 +158,9 @@ def findings(rows: list[dict[str, Any]]) -> Iterator[str]:
     for metric, title in COLUMNS.items():
         best = max(ours, key=lambda row: row[row["reading"]][metric]["mean"])
         found = sorted_by((row["label"], row["over_controls"][metric]) for row in ours)
+        most = best[best["reading"]][metric]["mean"]
         yield (
-            f"{title}: {best['label']} has the most, {best[best['reading']][metric]['mean']:.3f}. "
+            f"{sentence_case(title)}: {best['label']} has the most, {most:.3f}. "
             f"{said(found, 'the controls')}"
         )
 
@@ -177,7 +180,7 @@ def said(found: dict[str, list[str]], than: str) -> str:
         for how, labels in found.items()
         if labels and how != "better"
     ]
-    return f"{'; '.join(parts)}; all others are better.".capitalize()
+    return sentence_case(f"{'; '.join(parts)}; all others are better.")
 
 
 def verdict(found: dict[str, float]) -> str:
@@ -218,7 +221,8 @@ def against_others(sets: list[dict[str, Any]]) -> Iterator[str]:
     yield (
         "The same method of this package and of another, on the same inputs: in what this "
         'package\'s is better and worse. Of what is not named, and where a cell says "=", it is '
-        "no different. Figures are in the sections below.\n"
+        "no different. Figures are in the sections below. By default captum's LIME fits a Lasso, "
+        "and shap's KernelExplainer keeps ten segments: they leave less outside.\n"
     )
     for package, title in PACKAGES.items():
         found = sorted_by(
