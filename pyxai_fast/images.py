@@ -24,6 +24,10 @@ Path = str | os.PathLike[str]
 # Modes that hold more than 8 bits; Pillow's convert() would clip them at 255 instead of scaling.
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
+# Pixels of a resized picture. One of 1 x 100,000, which is a small file, has 6.5 billion when its
+# shorter side is brought to 256.
+_MOST_RESIZED = 2**26
+
 
 class ImageError(ValueError):
     """A file that cannot be read as an image; the message is one line: path, then reason."""
@@ -169,6 +173,11 @@ def _resize_and_crop(image: Image, preprocessing: Preprocessing) -> Image:
     else:
         target = (width, height)
     if target != (width, height):
+        if target[0] * target[1] > _MOST_RESIZED:
+            raise ValueError(
+                f"too large once resized: {target[0]} x {target[1]} pixels, more than "
+                f"{_MOST_RESIZED:,}"
+            )
         image = image.resize(target, resample)
     if preprocessing.size is None:
         return image

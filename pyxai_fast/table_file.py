@@ -70,6 +70,8 @@ class TableFile:
         if text.lower() in BITS:
             return BITS[text.lower()]
         try:
+            if "_" in text:  # which Python leaves out: 1_5 is 15
+                raise ValueError
             return float(text)
         except ValueError:
             raise ArgumentError(

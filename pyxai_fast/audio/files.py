@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
 from ..models.errors import MissingDependency
 from ..runtime.training import write_whole
-from .resample import resample
+from .resample import check_rate, resample
 
 Name = str | os.PathLike[str]
 
@@ -34,14 +35,18 @@ def read_audio(path: Name, rate: int | None = None) -> tuple[Tensor, int]:
         rate: samples per second.
 
     Raises:
-        AudioError: missing, corrupt, empty, or with samples that are not finite.
+        AudioError: missing, corrupt, empty, of a rate too far from the one wanted, or with samples
+            that are not finite.
+        ValueError: rate is no whole number of at least 1.
         MissingDependency: soundfile is not installed.
     """
     soundfile = _soundfile()
+    if rate is not None:
+        check_rate("read_audio", "rate", rate)
     name = Path(path)
     try:
         samples, own_rate = soundfile.read(os.fspath(name), dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError, MemoryError) as error:
         raise AudioError(f"{name}: {_unreadable(name, error)}") from error
     if not len(samples):
         raise AudioError(f"{name}: holds no samples")
@@ -50,7 +55,10 @@ def read_audio(path: Name, rate: int | None = None) -> tuple[Tensor, int]:
     waveform = torch.from_numpy(samples.mean(axis=1))
     if rate is None:
         return waveform, int(own_rate)
-    return resample(waveform, int(own_rate), rate), rate
+    try:
+        return resample(waveform, int(own_rate), rate), rate
+    except ArgumentError as error:
+        raise AudioError(f"{name}: {str(error).removeprefix('resample: ')}") from error
 
 
 def write_audio(path: Name, waveform: Tensor, rate: int) -> None:

@@ -19,6 +19,8 @@ _BETA = 0.1102 * (_ATTENUATION - 8.7)
 _TRANSITION = (_ATTENUATION - 8) / (2.285 * 2 * _ZEROS * math.pi)
 _CUTOFF = 1 - _TRANSITION / 2
 _MAX_WINDOWS = 2**22  # numbers gathered at once
+# What rates without a common divisor make large: the numbers of all filters, and the result.
+_MAX_FILTERS, _MAX_SAMPLES = 2**25, 2**30
 
 
 def resample(waveform: Tensor, rate: int, new_rate: int) -> Tensor:
@@ -35,13 +37,11 @@ def resample(waveform: Tensor, rate: int, new_rate: int) -> Tensor:
         [..., ceil(samples * new_rate / rate)]; the waveform itself where the rates are equal.
 
     Raises:
-        ValueError: rates that are no whole numbers of at least 1, or no samples.
+        ValueError: rates that are no whole numbers of at least 1, or so far apart that filters or
+            result would take gigabytes; no samples.
     """
     for name, value in (("rate", rate), ("new_rate", new_rate)):
-        if not isinstance(value, int) or value < 1:
-            raise ArgumentError(
-                f"resample: {name} must be a whole number of at least 1, got {value!r}"
-            )
+        check_rate("resample", name, value)
     if not waveform.is_floating_point() or waveform.dim() == 0 or waveform.shape[-1] == 0:
         raise ArgumentError(
             "resample: waveform must be floating point [..., samples], got "
@@ -51,10 +51,15 @@ def resample(waveform: Tensor, rate: int, new_rate: int) -> Tensor:
         return waveform
     divisor = math.gcd(rate, new_rate)
     up, down = new_rate // divisor, rate // divisor
-    filters, reach = _filters(up, down)
+    count = -(-waveform.shape[-1] * up // down)
+    if 2 * up * _reach(up, down) > _MAX_FILTERS or count > _MAX_SAMPLES:
+        raise ArgumentError(
+            "resample: rates must be nearer to each other, or have a larger common divisor, got "
+            f"{rate} and {new_rate} for {waveform.shape[-1]} samples"
+        )
+    filters, reach = _filters(up, down), _reach(up, down)
     filters = filters.to(waveform)
     taps = filters.shape[1]
-    count = -(-waveform.shape[-1] * up // down)
     # A sample's window starts `reach - 1` samples before the one that it follows.
     windows = functional.pad(waveform, (reach - 1, reach)).unfold(-1, taps, 1)
     number = torch.arange(count, device=waveform.device)
@@ -66,15 +71,29 @@ def resample(waveform: Tensor, rate: int, new_rate: int) -> Tensor:
     return torch.cat(parts, -1)
 
 
-def _filters(up: int, down: int) -> tuple[Tensor, int]:
-    """One filter for each position p / up between two samples, [up, 2 * reach], and its reach."""
+def check_rate(op: str, name: str, value: object) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ArgumentError(f"{op}: {name} must be a whole number of at least 1, got {value!r}")
+
+
+def _reach(up: int, down: int) -> int:
+    """Samples of a filter on each side."""
+    return math.ceil(_support(up, down))
+
+
+def _support(up: int, down: int) -> float:
+    return _ZEROS / (_CUTOFF * min(1.0, up / down))
+
+
+def _filters(up: int, down: int) -> Tensor:
+    """One filter for each position p / up between two samples, [up, 2 * reach]."""
     cutoff = _CUTOFF * min(1.0, up / down)
-    support = _ZEROS / cutoff
-    reach = math.ceil(support)
+    support, reach = _support(up, down), _reach(up, down)
     position = torch.arange(up, dtype=torch.float64)[:, None] / up
     distance = position - torch.arange(1 - reach, reach + 1, dtype=torch.float64)
     inside = (1 - (distance / support) ** 2).clamp(min=0).sqrt()
     # Kaiser's window at any distance, not at whole ones alone; and nothing beyond its support.
     window = torch.special.i0(_BETA * inside) * (distance.abs() <= support)
     filters = torch.special.sinc(cutoff * distance) * window
-    return filters / filters.sum(1, keepdim=True), reach  # constants stay what they are
+    normalised: Tensor = filters / filters.sum(1, keepdim=True)  # constants stay what they are
+    return normalised

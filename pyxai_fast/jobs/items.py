@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ArgumentError
 from .atomic_file import atomic_file
 
 if TYPE_CHECKING:
     import pyarrow
 
 FILE = "items.arrow"
+_READ_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +66,6 @@ def save_items(items: Sequence[Item], folder: Path) -> None:
     import pyarrow
     from pyarrow import feather
 
-    schema = pyarrow.schema(
-        [
-            # Bytes: names of files need not be text.
-            ("path", pyarrow.binary()),
-            ("member", pyarrow.binary()),
-            ("offset", pyarrow.int64()),
-            ("size", pyarrow.int64()),
-            ("target", pyarrow.int64()),
-        ]
-    )
     columns = {
         "path": [_bytes(item.path) for item in items],
         "member": [_bytes(item.member) for item in items],
@@ -82,11 +75,16 @@ def save_items(items: Sequence[Item], folder: Path) -> None:
     }
     with atomic_file(folder / FILE) as path:
         # Not compressed, so that it can be mapped into memory.
-        feather.write_feather(pyarrow.table(columns, schema), str(path), compression="uncompressed")
+        table = pyarrow.table(columns, _schema())
+        feather.write_feather(table, str(path), compression="uncompressed")
 
 
 class Items(Sequence[Item]):
-    """The items of a job's folder. They stay on the disk; processes that read them share pages."""
+    """The items of a job's folder. They stay on the disk; processes that read them share pages.
+
+    Raises:
+        ArgumentError: when they are read, that the file is damaged.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -100,24 +98,67 @@ class Items(Sequence[Item]):
             return [self[i] for i in range(*number.indices(len(self)))]
         if not -len(self) <= number < len(self):
             raise IndexError(f"items: number must be below {len(self)}, got {number}")
-        return _item(self._opened().slice(number % len(self), 1).to_pylist()[0])
+        return self._rows(number % len(self), 1)[0]
 
     def __iter__(self) -> Iterator[Item]:
-        for batch in self._opened().to_batches(max_chunksize=4096):
-            yield from map(_item, batch.to_pylist())
+        for first in range(0, len(self), _READ_AT_ONCE):
+            yield from self._rows(first, _READ_AT_ONCE)
 
     def __reduce__(self) -> Any:
         return Items, (self.folder,)
+
+    def _rows(self, first: int, count: int) -> list[Item]:
+        with self._whole():
+            rows = self._opened().slice(first, count)
+            # Places of texts that lead out of the file would be followed.
+            rows.validate(full=True)
+            return [_item(row) for row in rows.to_pylist()]
 
     def _opened(self) -> pyarrow.Table:
         if self._table is None:
             from pyarrow import feather
 
-            self._table = feather.read_table(str(self.folder / FILE), memory_map=True)
+            with self._whole():
+                table = feather.read_table(str(self.folder / FILE), memory_map=True)
+                if table.schema != _schema():
+                    raise ValueError(f"its columns are {', '.join(table.column_names)}")
+            self._table = table
         return self._table
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        import pyarrow
+
+        try:
+            yield
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the storage
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ArgumentError(
+                f"jobs: {self.folder / FILE} must be the list of a job's items, got another or a "
+                f"damaged file ({reason})"
+            ) from error
+
+
+def _schema() -> pyarrow.Schema:
+    import pyarrow
+
+    return pyarrow.schema(
+        [
+            # Bytes: names of files need not be text.
+            ("path", pyarrow.binary()),
+            ("member", pyarrow.binary()),
+            ("offset", pyarrow.int64()),
+            ("size", pyarrow.int64()),
+            ("target", pyarrow.int64()),
+        ]
+    )
 
 
 def _item(row: dict[str, Any]) -> Item:
+    if row["path"] is None:
+        raise ValueError("an item has no path")
     return Item(**{**row, "path": _text(row["path"]), "member": _text(row["member"])})
 
 

@@ -25,8 +25,14 @@ from .atomic_file import write_text
 
 FILE, SHARDS, INDEX, LOG = "job.json", "shards", "index", "log"
 # Of the files of a job; another layout is another number.
-FORMAT = 2
+FORMAT = 3
 STORES = {"fp32": torch.float32, "fp16": torch.float16}
+# What a record must say, for anything else to be read.
+_SAID: dict[str, type | tuple[type, ...]] = {
+    "settings.model": str, "settings.method": str, "items.count": int, "batch_size": int,
+    "shard_size": int, "store": str, "plan": dict, "preprocessing": dict, "size": list,
+    "weights": (str, type(None)), "sources": list,
+}  # fmt: skip
 
 MakeExplainer = Callable[[], PictureExplainer]
 
@@ -189,7 +195,7 @@ def load_record(folder: Path) -> dict[str, Any]:
     """What job.json says.
 
     Raises:
-        ArgumentError: there is none, or one of another version.
+        ArgumentError: there is none, one of another version, or one that is damaged.
     """
     try:
         record: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
@@ -197,13 +203,26 @@ def load_record(folder: Path) -> dict[str, Any]:
         raise ArgumentError(
             f"jobs: out must be the folder of a job, got {folder}, which has no {FILE}"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArgumentError(f"jobs: {folder / FILE} must be JSON, got {error}") from error
-    if record.get("format") != FORMAT:
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ArgumentError(
-            f"jobs: {folder / FILE} must be of format {FORMAT}, got {record.get('format')!r}"
+            f"jobs: {folder / FILE} must be of format {FORMAT}, got "
+            f"{_shown(record.get('format') if isinstance(record, dict) else record)}"
         )
+    _check_said(record, folder / FILE)
     return record
+
+
+def _check_said(record: Mapping[str, Any], path: Path) -> None:
+    """Refuses a record of which a part is missing, or of another type."""
+    for name, kind in _SAID.items():
+        value: Any = record
+        for key in name.split("."):
+            value = value.get(key, ...) if isinstance(value, Mapping) else ...
+        if not isinstance(value, kind) or (isinstance(value, int) and value < 1):
+            got = "nothing" if value is ... else _shown(value)
+            raise ArgumentError(f"jobs: {path} must say {name}, got {got}: it is damaged")
 
 
 def check_same(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..errors import ArgumentError
 from .job import INDEX, SHARDS, load_record
 from .packages import check_packages
-from .shard_files import BAD, Row, schema
+from .shard_files import BAD, Row, checksum, of_index, schema
 
 if TYPE_CHECKING:
     import pyarrow
@@ -83,7 +84,14 @@ class Results:
         shard, position = divmod(number, size)
         if shard not in self._shards:
             raise KeyError(f"results: item {number} is not explained yet")
-        row = self._of_shard(shard).slice(position, 1).to_pylist()[0]
+        rows = self._of_shard(shard).slice(position, 1).to_pylist()
+        if not rows or rows[0]["number"] != number:
+            raise ArgumentError(
+                f"results: {self._index_file(shard)} must say what became of item {number}, got "
+                f"what became of {rows[0]['number'] if rows else 'none'}: it, or job.json, is "
+                "damaged"
+            )
+        row = rows[0]
         if row["status"] == BAD:
             raise KeyError(f"results: item {number}, {row['path']}, is bad: {row['reason']}")
         return self._result(row)
@@ -110,14 +118,25 @@ class Results:
     # ---------------------------------------------------------------- files
 
     def _found(self) -> list[int]:
-        return sorted(int(path.stem) for path in (self.folder / INDEX).glob("[0-9]*.parquet"))
+        found = (self.folder / INDEX).glob("[0-9]*.parquet")
+        return sorted(int(path.stem) for path in found if path.stem.isdecimal())
+
+    def _index_file(self, shard: int) -> Path:
+        return self.folder / INDEX / f"{shard:05d}.parquet"
 
     def _read(self, shard: int, columns: list[str] | None = None) -> pyarrow.Table:
         from pyarrow import parquet
 
-        path = self.folder / INDEX / f"{shard:05d}.parquet"
-        with parquet.ParquetFile(str(path)) as file:
-            return file.read(columns=columns).replace_schema_metadata(None)
+        path = self._index_file(shard)
+        with (
+            of_index(path),
+            parquet.ParquetFile(str(path), page_checksum_verification=True) as file,
+        ):
+            table = file.read(columns=columns).replace_schema_metadata(None)
+            table.validate(full=True)
+            if columns is None and table.schema != schema():
+                raise ValueError(f"its columns are {', '.join(table.column_names)}")
+            return table
 
     def _of_shard(self, shard: int) -> pyarrow.Table:
         if shard not in self._index:
@@ -131,15 +150,45 @@ class Results:
             yield from self._read(shard, [name])[name].to_pylist()
 
     def _result(self, row: dict[str, Any]) -> Result:
-        file, names = self._open(row["shard"])
+        place = (row["shard"], row["tensor"], row["row"], row["scale"])
+        if None in place:
+            raise ArgumentError(
+                f"results: the index must say where item {row['number']} has its attributions, got "
+                f"{place}: it is damaged"
+            )
         name, position = row["tensor"], row["row"]
         error_name = name.replace("attributions", "standard_error", 1)
-        stored = {
-            kind: (file.get_slice(kind)[position].double() * row["scale"]).float()
-            for kind in (name, error_name)
-            if kind in names
-        }
-        return Result(**row, attributions=stored[name], standard_error=stored.get(error_name))
+        with self._of_file(row):
+            file, names = self._open(row["shard"])
+            stored = {
+                kind: file.get_slice(kind)[position] for kind in (name, error_name) if kind in names
+            }
+            if name not in stored:
+                raise KeyError(f"it has no {name}")
+            if row["checksum"] != checksum(stored.values()):
+                raise ValueError("they are not those that were written")
+        read = {kind: (held.double() * row["scale"]).float() for kind, held in stored.items()}
+        return Result(**row, attributions=read[name], standard_error=read.get(error_name))
+
+    @contextmanager
+    def _of_file(self, row: dict[str, Any]) -> Iterator[None]:
+        """Names the item, and the file, where the block cannot read its attributions."""
+        try:
+            yield
+        except ArgumentError:
+            raise
+        except Exception as error:  # what a damaged file raises is of many kinds
+            if isinstance(error, OSError) and error.errno is not None:  # of the storage
+                raise
+            reason = (str(error).strip("\"'").splitlines() or [type(error).__name__])[0]
+            raise ArgumentError(
+                f"results: the attributions of item {row['number']} must be in "
+                f"{self._shard_file(row['shard'])}, which is damaged ({reason}); where it and "
+                f"{self._index_file(row['shard'])} are deleted, resume explains the shard again"
+            ) from error
+
+    def _shard_file(self, shard: int) -> Path:
+        return self.folder / SHARDS / f"{shard:05d}.safetensors"
 
     def _open(self, shard: int) -> tuple[Any, set[str]]:
         if shard in self._files:
@@ -147,7 +196,7 @@ class Results:
         else:
             from safetensors import safe_open
 
-            path = self.folder / SHARDS / f"{shard:05d}.safetensors"
+            path = self._shard_file(shard)
             if not path.exists():
                 raise ArgumentError(f"results: {path} must be there, but is not")
             file = safe_open(str(path), framework="pt")

@@ -18,6 +18,7 @@ from ..errors import ArgumentError
 from ..images import ImageError
 from ..models.preprocessing import Preprocessing
 from ..picture_explainer import PictureExplainer, Plan
+from ..runtime.memory_format import FORMATS
 from .atomic_file import atomic_file, delete, readable, sweep
 from .folder_lock import folder_lock
 from .items import FILE as ITEMS
@@ -207,7 +208,7 @@ def begin(
         record = load_record(folder)
         _check_items(record, wanted, items, folder)
         check_same(record, wanted, folder)
-        if not (folder / ITEMS).exists():  # somebody deleted it
+        if not measured and not _holds(folder, items):  # deleted, or damaged
             with _at_work_in(folder):
                 save_items(items, folder)
         del items  # the processes that read them have the file
@@ -219,9 +220,28 @@ def begin(
         yield Begun(job, made, measured)
 
 
+def _holds(folder: Path, items: Sequence[Item]) -> bool:
+    """Whether the list of items in a folder is there, and is these."""
+    if not (folder / ITEMS).exists():
+        return False
+    try:
+        return all(a == b for a, b in itertools.zip_longest(Items(folder), items))
+    except ArgumentError:
+        return False
+
+
 def job_of(folder: str | PathLike[str], make_explainer: MakeExplainer) -> Job:
     """The job that is in a folder."""
     record = load_record(Path(folder))
+    try:
+        plan, size = Plan(**record["plan"]), tuple(record["size"])
+        numbers = (plan.rows, plan.threads, *size)
+        counted = len(size) == 2 and all(type(n) is int and 0 < n < 2**31 for n in numbers)
+        if not counted or plan.memory_format not in FORMATS:
+            raise ValueError(f"its plan is {plan} for pictures of {size}")
+        preprocessing = _preprocessing(record["preprocessing"])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArgumentError(f"jobs: {Path(folder) / FILE} is damaged: {error}") from error
     return Job(
         folder=Path(folder),
         make_explainer=make_explainer,
@@ -229,10 +249,10 @@ def job_of(folder: str | PathLike[str], make_explainer: MakeExplainer) -> Job:
         batch_size=record["batch_size"],
         shard_size=record["shard_size"],
         store=record["store"],
-        plan=Plan(**record["plan"]),
+        plan=plan,
         weights=record["weights"],
-        preprocessing=_preprocessing(record["preprocessing"]),
-        size=tuple(record["size"]),
+        preprocessing=preprocessing,
+        size=size,
     )
 
 

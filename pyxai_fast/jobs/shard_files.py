@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
 from ..weights_file import save_weights
 from .atomic_file import atomic_file, readable
 from .job import Job
@@ -38,6 +42,7 @@ class Row:
         shard, row: where its attributions are: row of `tensor` in the shard's file.
         tensor: "attributions", or of pictures that keep their sizes "attributions.480x640".
         scale: a power of two that what is stored there is to be multiplied by; 1 in float32.
+        checksum: CRC-32 of the stored bytes: attributions, then standard errors, if any.
     """
 
     number: int
@@ -55,6 +60,7 @@ class Row:
     row: int | None = None
     tensor: str | None = None
     scale: float | None = None
+    checksum: int | None = None
 
 
 def schema() -> pyarrow.Schema:
@@ -66,7 +72,7 @@ def schema() -> pyarrow.Schema:
         "number": whole, "path": text, "status": text, "reason": text, "target": whole,
         "class_name": text, "probability": real, "delta": real, "error": real,
         "height": pyarrow.int32(), "width": pyarrow.int32(), "shard": whole,
-        "row": pyarrow.int32(), "tensor": text, "scale": real,
+        "row": pyarrow.int32(), "tensor": text, "scale": real, "checksum": whole,
     }  # fmt: skip
     return pyarrow.schema(list(kinds.items()))
 
@@ -99,15 +105,41 @@ def commit(
     columns = columns.with_metadata({_COUNTS: json.dumps(dict(counts), sort_keys=True)})
     table = pyarrow.Table.from_pylist([_encodable(row) for row in rows], schema=columns)
     with atomic_file(job.index_file(shard)) as path:
-        parquet.write_table(table, str(path))
+        parquet.write_table(table, str(path), write_page_checksum=True)
+
+
+def checksum(stored: Iterable[Tensor]) -> int:
+    """Of the bytes of contiguous tensors on the CPU, one after the other."""
+    found = 0
+    for tensor in stored:
+        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
+    return found
+
+
+@contextmanager
+def of_index(path: Path) -> Iterator[None]:
+    """Names the file where the block cannot read it, and what is to be done."""
+    import pyarrow
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the storage
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ArgumentError(
+            f"results: {path} must be the index of a shard, and is damaged ({reason}); where it is "
+            "deleted, resume explains the shard again"
+        ) from error
 
 
 def counts_of(index_file: Path) -> dict[str, int]:
     """The counts of the model's work for a shard that is done."""
     from pyarrow import parquet
 
-    held: dict[str, int] = json.loads(parquet.read_schema(str(index_file)).metadata[_COUNTS])
-    return held
+    with of_index(index_file):
+        held = json.loads(parquet.read_schema(str(index_file)).metadata[_COUNTS])
+        return {name: int(held[name]) for name in ("gradients", "queries")}
 
 
 def _encodable(row: Row) -> dict[str, Any]:

@@ -146,7 +146,8 @@ def _in_tar(path: str) -> Iterator[Item]:
                         yield Item(path, f"{member.name}{again}", *place)
                 # The archive keeps all that it has seen, a kilobyte each.
                 archive.members = []  # type: ignore[attr-defined]
-    except (tarfile.TarError, OSError) as error:
+    # Numbers and names of a damaged head are no numbers and no names.
+    except (tarfile.TarError, OSError, ValueError, EOFError, OverflowError) as error:
         raise ArgumentError(
             f"jobs: source must be a whole tar file, got {path} ({error})"
         ) from error
@@ -158,7 +159,7 @@ def _in_parquet(path: str) -> Iterator[Item]:
 
     try:
         table = parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeError, ValueError, MemoryError) as error:
         raise ArgumentError(f"jobs: source must be a parquet file, got {path} ({error})") from error
     if "path" not in table.column_names:
         raise ArgumentError(

@@ -55,7 +55,7 @@ def summarise(
     """From the files of the shards that are done."""
     counts = dict.fromkeys((OK, NOT_FINITE, BAD), 0)
     for status in statuses:
-        counts[status] += 1
+        counts[status] = counts.get(status, 0) + 1
     done = sorted((folder / INDEX).glob("[0-9]*.parquet"))
     work = [counts_of(path) for path in done]
     return JobSummary(
@@ -75,16 +75,28 @@ def summarise(
 def logged(folder: Path) -> list[dict[str, Any]]:
     """What the logs say of shards, from whatever processes and starts; the last word on each.
 
-    A line that a killed process did not finish is left out.
+    A line that a killed process did not finish is left out, and one that is damaged.
     """
     lines: dict[int, dict[str, Any]] = {}
     for path in sorted((folder / LOG).glob("*.jsonl")):
-        for text in path.read_text(encoding="utf-8").splitlines():
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 line = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
+                continue
+            if not _is_report(line):
                 continue
             before = lines.get(line["shard"])
             if before is None or before["finished"] <= line["finished"]:
                 lines[line["shard"]] = line
     return [lines[shard] for shard in sorted(lines)]
+
+
+def _is_report(line: Any) -> bool:
+    """Whether a line has what is read of it."""
+    if not isinstance(line, dict) or not isinstance(line.get("statuses"), dict):
+        return False
+    numbers = [line.get("shard"), line.get("seconds"), *line["statuses"].values()]
+    return isinstance(line.get("finished"), str) and all(
+        isinstance(number, int | float) for number in numbers
+    )

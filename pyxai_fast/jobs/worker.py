@@ -25,7 +25,7 @@ from ..runtime.chunks import FEWEST_ROWS, FIRST_CHUNK_BYTES, FIRST_CHUNK_ROWS
 from ..runtime.memory import is_out_of_memory
 from .job import LOG, STORES, Job
 from .reading import Batch, Group, Span, SpanReader, reader_died
-from .shard_files import BAD, NOT_FINITE, OK, Row, commit
+from .shard_files import BAD, NOT_FINITE, OK, Row, checksum, commit
 
 
 class JobStopped(RuntimeError):
@@ -355,10 +355,11 @@ class _Explained:
         held = self._add("attributions", maps, scales)
         finite = held.flatten(1).isfinite().all(1).tolist()
         name, first = self._name("attributions", maps), self._stored("attributions", maps)
+        together = [held]
         relative: list[float | None] = [None] * len(numbers)
         if errors is not None:
             assert isinstance(errors, Tensor)
-            self._add("standard_error", errors, scales)
+            together.append(self._add("standard_error", errors, scales))
             relative = [_relative(m, e) for m, e in zip(maps, errors, strict=True)]
         for position, number in enumerate(numbers):
             class_name, probability = plots.class_and_probability(explanation, position)
@@ -378,6 +379,7 @@ class _Explained:
                 row=first - len(numbers) + position,
                 tensor=name,
                 scale=scales[position],
+                checksum=checksum(stored[position] for stored in together),
             )
         for kind in self.counts:
             self.counts[kind] += getattr(explanation.cost, kind)

@@ -7,7 +7,8 @@ import os
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ class AnswerCache:
             with self._lock:
                 return {key: self._kept[key] for key in keys if key in self._kept}
         found: dict[bytes, NDArray[Any]] = {}
-        with self._lock:
+        with self._lock, self._told_apart():
             file = self._open()
             for first in range(0, len(keys), _KEYS_PER_QUESTION):
                 some = list(keys[first : first + _KEYS_PER_QUESTION])
@@ -97,6 +98,19 @@ class AnswerCache:
                     sizes = tuple(int(n) for n in shape.split(",") if n)
                     found[key] = np.frombuffer(answer, dtype=kind).reshape(sizes)
         return found
+
+    @contextmanager
+    def _told_apart(self) -> Iterator[None]:
+        """What a damaged file raises, from what a model does."""
+        try:
+            yield
+        except (sqlite3.Error, TypeError, ValueError) as error:
+            if isinstance(error, ArgumentError):
+                raise
+            raise ArgumentError(
+                f"AnswerCache: must be a file of answers that can be read, got {self.path} "
+                f"({error})"
+            ) from error
 
     def keep(self, answers: Mapping[bytes, NDArray[Any]]) -> None:
         """Remembers answers, one array a row."""

@@ -153,9 +153,11 @@ class OnnxModel:
             providers = [name for name in wanted if name in available]
         try:
             self._session = onnxruntime.InferenceSession(self.path, options, providers=providers)
+            self._read_signature()
+        except ModelSpecError:
+            raise
         except Exception as error:  # its errors share no class but this
             raise ModelSpecError(f"{self.where}: cannot be run: {_first_line(error)}") from error
-        self._read_signature()
 
     def _read_signature(self) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()

@@ -32,13 +32,21 @@ def read_preprocessing(path: str | os.PathLike[str], *, channels: int = 3) -> Pr
             settings = json.load(file)
     except OSError as error:
         raise ModelSpecError(f"preprocessing: {name}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelSpecError(f"preprocessing: {name} is not JSON ({error})") from error
     if isinstance(settings, Mapping) and isinstance(settings.get("preprocessing"), Mapping):
         settings = settings["preprocessing"]  # of a run
     wrong = set(settings) - set(_FIELDS) if isinstance(settings, Mapping) else {"no object"}
     if wrong and isinstance(settings, Mapping) and _is_hugging_face(settings):
-        return preprocessing_from_settings(settings, name, channels=channels)
+        try:
+            return preprocessing_from_settings(settings, name, channels=channels)
+        except ModelSpecError:
+            raise
+        # Settings of another type than theirs raise almost anything.
+        except Exception as error:
+            raise ModelSpecError(
+                f"preprocessing: {name}: {type(error).__name__}: {error}"
+            ) from error
     if wrong:
         raise ModelSpecError(
             f"preprocessing: {name} must hold {', '.join(_FIELDS)}, be a preprocessor_config.json "
@@ -46,7 +54,7 @@ def read_preprocessing(path: str | os.PathLike[str], *, channels: int = 3) -> Pr
         )
     try:
         return Preprocessing(**{field: _plain(value) for field, value in settings.items()})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ModelSpecError(f"preprocessing: {name}: {error}") from error
 
 

@@ -281,14 +281,20 @@ class _Labelled:
     ) -> None:
         count = len(self.of_picture)
         if path.exists():
-            found = torch.load(path, weights_only=True)
-            if found["of"] != self._identity():
+            try:
+                found = torch.load(path, weights_only=True)
+                of, labels, seconds = found["of"], found["labels"], found["seconds"]
+            except Exception as error:
+                raise ArgumentError(
+                    f"train_paths: the scores {path} cannot be read; start again with overwrite"
+                ) from error
+            if of != self._identity():
                 raise ArgumentError(
                     f"train_paths: {path} holds scores of another recipe or of other pictures; "
                     "overwrite it or name another folder"
                 )
             check_same_probe(path, found.get("probe"), self.probe)
-            self.labels, self.seconds = found["labels"], found["seconds"]
+            self.labels, self.seconds = labels, seconds
             if len(self.labels) < count:
                 say(f"going on from path {len(self.labels)} of {count}")
         bar = progress_bar(progress, count, "scoring paths", unit=" paths")

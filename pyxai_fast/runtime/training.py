@@ -25,6 +25,10 @@ from ..errors import ArgumentError
 from .progress import progress_bar
 
 CHECKPOINT, REPORT = "checkpoint.pt", "recipe.json"
+# By a checkpoint.
+_HELD = {
+    "recipe", "fingerprint", "step", "seconds", "history", "network", "ema", "optimiser",
+}  # fmt: skip
 # Steps between looks at the loss, which on a GPU wait for it.
 LOOK_EVERY = 50
 
@@ -144,6 +148,8 @@ class TrainingRun:
     def load(self, path: Path) -> None:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
+            if not set(state) >= _HELD:
+                raise ValueError("it lacks " + ", ".join(sorted(_HELD - set(state))))
         except Exception as error:
             raise ArgumentError(
                 f"{self.what}: the checkpoint {path} cannot be read; start again with overwrite"
@@ -219,7 +225,7 @@ def claim(
         raise ArgumentError(f"{what}: out must be a folder, got the file {out}")
     there = [name for name in written if (out / name).exists()]
     if resume and (out / REPORT).exists():
-        report: dict[str, Any] = json.loads((out / REPORT).read_text(encoding="utf-8"))
+        report = _report_of(what, out / REPORT)
         same = report.get("data", {}).get("fingerprint") == fingerprint
         if same and report.get("recipe") == json.loads(json.dumps(asdict(recipe))):
             return report
@@ -238,6 +244,19 @@ def claim(
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     out.mkdir(parents=True, exist_ok=True)
     return None
+
+
+def _report_of(what: str, path: Path) -> dict[str, Any]:
+    try:
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(report, dict) and isinstance(report.get("data", {}), dict):
+            return report
+        reason = "it holds something else"
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    raise ArgumentError(
+        f"{what}: the report {path} cannot be read; start again with overwrite ({reason})"
+    )
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -80,7 +80,8 @@ class LabelCache:
             return None
         try:
             labels = np.load(self.folder / f"{key}.npy", allow_pickle=False)
-        except (OSError, ValueError, EOFError):  # not there, or no file of ours: computed again
+        # Not there, or no file of ours, of which NumPy raises almost anything: computed again.
+        except Exception:
             return None
         return labels if labels.dtype == np.int32 and labels.ndim == 2 else None
 

@@ -63,7 +63,11 @@ def superpixels(
     keys = [_key(picture, algorithm, settings) for picture in pictures]
     found: dict[str, Labels] = {}
     if labels is not None:
-        found = {key: known for key in keys if (known := labels.find(key)) is not None}
+        found = {
+            key: known
+            for key, picture in zip(keys, pictures, strict=True)
+            if (known := labels.find(key)) is not None and _fits(known, picture)
+        }
     # One of each: a picture may come twice.
     missing = {
         key: picture for key, picture in zip(keys, pictures, strict=True) if key not in found
@@ -74,6 +78,12 @@ def superpixels(
             labels.keep(key, found[key])
     numbered = np.stack([found[key] for key in keys])[:, None]
     return torch.from_numpy(numbered).to(image.device)
+
+
+def _fits(labels: Labels, picture: NDArray[np.float32]) -> bool:
+    """Whether a label map can be that of a picture: a file in a folder may be damaged."""
+    numbered = labels.shape == picture.shape[:2] and labels.min() >= 0
+    return bool(numbered and labels.max() < labels.size)
 
 
 def _settings(algorithm: str, options: Mapping[str, Any]) -> dict[str, int | float]:
