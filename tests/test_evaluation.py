@@ -22,7 +22,7 @@ from pyxai_fast.evaluation.budget import options_of, scaled
 from pyxai_fast.evaluation.controls import centre_maps, random_maps
 from pyxai_fast.evaluation.entries import Entry, Spent
 from pyxai_fast.evaluation.rows_file import RowsFile
-from pyxai_fast.evaluation.statistics import FEWEST, costs, judged
+from pyxai_fast.evaluation.statistics import FEWEST, costs, difference_of, judged
 from pyxai_fast.metrics.bootstrap import RESAMPLES, band_of, mean_of
 
 pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn")
@@ -375,6 +375,17 @@ def entries_of(values: dict[str, list[float]], metric: str = "insertion") -> lis
         for method, found in values.items()
         for number, value in enumerate(found)
     ]
+
+
+def test_rounding_is_no_difference() -> None:
+    one = {number: 0.25 + number for number in range(12)}
+    rounded = {number: value * (1 + 1e-7) for number, value in one.items()}
+    better = {number: value * (1 + 1e-3) for number, value in one.items()}
+    same = difference_of(rounded, one, "one", True)
+    assert same is not None and same.verdict == "no different" and same.mean["mean"] == 0
+    found = difference_of(better, one, "one", True)
+    assert found is not None and found.verdict == "better"
+    assert difference_of(one, {20: 1.0}, "one", True) is None
 
 
 def test_differences_are_paired() -> None:

@@ -17,6 +17,8 @@ from .metrics import METRICS
 # Intervals of fewer pictures say too little: of three that are nothing but noise, one in four
 # leaves 0 out.
 FEWEST = 6
+# Of a value: what the order of sums in float32 makes of it, in a network and in a metric.
+ROUNDING = 1e-5
 
 # A metric, and the order of attributions that it judged.
 Column = tuple[str, str]
@@ -135,7 +137,7 @@ def _column(
     others = {"random": RANDOM, "first": methods[0], "best": best}
     for name in methods:
         minus = {
-            what: _difference(values[name], values[to], to, good)
+            what: difference_of(values[name], values[to], to, good)
             for what, to in others.items()
             if to is not None and to != name and name in means and to in means
         }
@@ -149,11 +151,19 @@ def _column(
         )
 
 
-def _difference(
-    one: Mapping[int, float], other: Mapping[int, float], to: str, good: bool | None
+def difference_of(
+    one: Mapping[int, float], other: Mapping[int, float], to: str, large_is_good: bool | None
 ) -> Difference | None:
-    both = [one[number] - other[number] for number in one if number in other]
-    return Difference(to, len(both), _mean(both), good) if both else None
+    """Of the values of two methods by picture, `to` being what the other is called; None where no
+    picture has both."""
+    both = [_apart(one[number], other[number]) for number in one if number in other]
+    return Difference(to, len(both), _mean(both), large_is_good) if both else None
+
+
+def _apart(one: float, other: float) -> float:
+    """How much more the first is; 0 where that may be rounding."""
+    apart = one - other
+    return apart if abs(apart) > ROUNDING * max(abs(one), abs(other)) else 0.0
 
 
 def _mean(values: Sequence[float]) -> Mean:
