@@ -123,7 +123,8 @@ def _draw(rows: Sequence[tuple[KnownSet, Examples, dict[str, Tensor]]], out: Pat
             some = {name: values[:ROWS] for name, values in chosen.items()}
             shown.append(Shown(f"{kind}: a row each", examples.take(slice(ROWS)), some))
             continue
-        for i in range(min(2, len(examples))):
+        others = (examples.labels != examples.labels[0]).nonzero()[:1, 0].tolist()
+        for i in (0, *others):  # of two classes, where there are two
             one = {name: values[i : i + 1] for name, values in chosen.items()}
             what = known.caption_of(int(examples.labels[i]))
             shown.append(
