@@ -215,11 +215,19 @@ def test_results_do_not_depend_on_the_batches(digits: Tensor) -> None:
     )
     for a, b in zip(*(sorted(each.entries, key=_place) for each in (one, other)), strict=True):
         assert (a.picture, a.method, a.target) == (b.picture, b.method, b.target)
-        assert a.value == pytest.approx(b.value, abs=1e-4)
+        assert a.value == pytest.approx(b.value, abs=1e-4, nan_ok=True)
 
 
 def _place(entry: Entry) -> tuple[str, str, int]:
     return entry.method, entry.metric, entry.picture
+
+
+def test_controls_are_not_praised_for_never_changing(digits: Tensor) -> None:
+    found = evaluate(load_demo_model(), digits, "saliency", "max_sensitivity")
+    best = found.result("saliency", "max_sensitivity")
+    assert best.mean is not None and best.mean["mean"] > 0 and not best.minus
+    assert found.result("random", "max_sensitivity").mean is None
+    assert "| random" in found.table() and "saliency is not shown" not in found.table()
 
 
 def test_maps_that_are_not_finite_count_for_nothing(digits: Tensor) -> None:

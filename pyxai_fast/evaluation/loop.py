@@ -16,6 +16,7 @@ from ..metrics.curve import Curve
 from ..models.preprocessing import Preprocessing
 from ..runtime.cost import Cost
 from ..runtime.progress import Progress, Silence
+from .controls import CONTROLS
 from .entries import Entry, Point, Spent
 from .explainers import Explainer, MakeMaps, Maps
 from .gallery import Gallery
@@ -142,7 +143,8 @@ class Comparing:
         numbers = list(pictures.numbers)
         made = explainer.maps(pictures.pixels, target, numbers)
         cost = Cost()
-        judged = self._found(made, explainer.maps, pictures, target, cost)
+        make = None if explainer.label in CONTROLS else explainer.maps
+        judged = self._found(made, make, pictures, target, cost)
         entries = [
             Entry(
                 number,
@@ -175,13 +177,14 @@ class Comparing:
         self.entries.add(entry.row for entry in entries)
 
     def _found(
-        self, made: Maps, make: MakeMaps, pictures: Pictures, target: Tensor, cost: Cost
+        self, made: Maps, make: MakeMaps | None, pictures: Pictures, target: Tensor, cost: Cost
     ) -> list[tuple[tuple[str, str], Found]]:
         """What each metric says of maps, in each order; NaN for maps that are not finite."""
         finite = made.attributions.flatten(1).isfinite().all(1)
         signed = torch.where(finite.view(-1, 1, 1, 1), made.attributions, 0.0)
 
         def explain(inputs: Tensor) -> Tensor:
+            assert make is not None
             again = make(inputs, target, list(pictures.numbers))
             cost.gradients += again.gradients or 0
             cost.queries += again.queries or 0
@@ -205,7 +208,7 @@ class Comparing:
                         pictures.pixels,
                         signed.abs() if order == "absolute" else signed,
                         target,
-                        explain,
+                        None if make is None else explain,
                         pictures.masks,
                         made.gap,
                         self.seed,

@@ -36,7 +36,8 @@ class Question:
         inputs: [B, C, H, W].
         maps: [B, C, H, W] or [B, 1, H, W], finite; their sizes where sizes are to be judged.
         target: int64 [B].
-        explain: what made the maps, of other inputs [B, C, H, W].
+        explain: what made the maps, of other inputs [B, C, H, W]; None where it does not look at
+            them.
         masks: bool [B, 1, H, W], where something is known to matter; None where there are none.
         gap: [B], of completeness, relative to the difference of the scores; None where the method
             promises none.
@@ -49,7 +50,7 @@ class Question:
     inputs: Tensor
     maps: Tensor
     target: Tensor
-    explain: Callable[[Tensor], Tensor]
+    explain: Callable[[Tensor], Tensor] | None
     masks: Tensor | None = None
     gap: Tensor | None = None
     seed: int = 0
@@ -162,6 +163,8 @@ def _infidelity(question: Question) -> Tensor:
 
 
 def _sensitivity(question: Question) -> Tensor:
+    if question.explain is None:  # what never changes is not good for that
+        return question.unknown()
     numbers = question.asking.get("numbers")
     return max_sensitivity(question.explain, question.inputs, seed=question.seed, numbers=numbers)
 

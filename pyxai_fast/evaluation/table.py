@@ -57,20 +57,21 @@ def findings(lines: Sequence[Judged], kept: Mapping[Column, float]) -> Iterator[
                 f"{_name(column, both)} tells little here: the class keeps {100 * share:.0f} % of "
                 "its probability where nothing is left of the picture but the metric's baseline."
             )
-    weak: dict[str, list[str]] = {}
+    weak: dict[str, list[str]] = {line.method: [] for line in lines}
     for line in lines:
         metric = METRICS[line.metric]
         to_random = line.minus.get("random")
         if line.method in CONTROLS or metric.part or to_random is None:
             continue
         if metric.large_is_good is not None and not to_random.better:
-            weak.setdefault(line.method, []).append(_name((line.metric, line.order)))
+            weak[line.method].append(_name((line.metric, line.order)))
     pictures = max((line.pictures for line in lines), default=0)
     if pictures < FEWEST:
         yield f"{pictures} pictures are too few to tell any difference from noise."
         return
     for method, metrics in weak.items():
-        yield f"{method} is not shown to be better than {RANDOM} maps by {', '.join(metrics)}."
+        if metrics:
+            yield f"{method} is not shown to be better than {RANDOM} maps by {', '.join(metrics)}."
     compared = sum(len(line.minus) for line in lines)
     if compared > 20:
         yield (
