@@ -1,0 +1,95 @@
+"""Digests of what every method gives, for a process that is started in one way or another.
+
+    python tests/determined.py THREADS
+
+prints, as JSON, for each method a digest of its maps of a model whose rows are independent and of
+a convolutional network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SIDE, CLASSES = 8, 3
+
+
+class Rows(nn.Module):
+    """Three scores, each a sum over the features of a row of its own: no product of matrices, of
+    which other threads may cut the sums elsewhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        place = torch.arange(flat.shape[1], dtype=flat.dtype)
+        waves = torch.sin(1.7 * flat + 0.3 * place)
+        return torch.stack([waves.sum(1), (waves * flat).sum(1), flat.tanh().sum(1)], 1)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.SiLU(), nn.Flatten(), nn.Linear(4 * (SIDE - 2) ** 2, CLASSES)
+    ).eval()
+
+
+def digest(*tensors: Tensor | None) -> str:
+    """Of every bit, and of types and shapes."""
+    state = hashlib.sha256()
+    for tensor in tensors:
+        if tensor is None:
+            state.update(b"none")
+            continue
+        held = tensor.detach().contiguous()
+        state.update(f"{held.dtype} {list(held.shape)}".encode())
+        state.update(held.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
+
+
+def digests(model: nn.Module) -> dict[str, str]:
+    from method_cases import NAMES, options_of
+
+    from pyxai_fast import Counterfactual, LikelihoodRatio, Targets, explain
+    from pyxai_fast.priors import GaussianPrior
+
+    generator = torch.Generator().manual_seed(5)
+    images = torch.rand(3, 1, SIDE, SIDE, generator=generator)
+    references = torch.rand(4, 1, SIDE, SIDE, generator=generator)
+    calls: dict[str, dict[str, Any]] = {
+        name: {"method": name, **options_of(name, (1, SIDE, SIDE))} for name in NAMES
+    }
+    calls["expected_gradients"] |= {"baselines": references, "n_samples": 8}
+    calls |= {
+        "refined": {"n_steps": 33, "tolerance": 0.01, "baselines": 0.3},
+        "several targets": {"method": "saliency", "target": Targets(0, 2)},
+        "likelihood_ratio": {"method": "saliency", "gradient": LikelihoodRatio(16, 0.1)},
+        "spi, median": {"method": "stick_breaking_ig", "n_steps": 3, "n_paths": 3,
+                        "aggregate": "median"},
+        "bf16": {"n_steps": 4, "precision": "bf16"},
+    }  # fmt: skip
+    found = {}
+    for name, options in calls.items():
+        made = explain(model, images, memory_format="contiguous", **options)
+        assert isinstance(made.attributions, Tensor)
+        found[name] = digest(made.attributions, made.delta, made.outputs)
+    prior = GaussianPrior(torch.zeros(1, SIDE, SIDE), torch.eye(SIDE * SIDE))
+    changed = Counterfactual(model, prior, n_particles=8, n_steps=4).generate(images, 1)
+    found["counterfactual"] = digest(changed.best, changed.particles, changed.confidence)
+    return found
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(int(sys.argv[1]))
+    torch.manual_seed(int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    told = {"rows": digests(Rows()), "network": digests(network())}
+    json.dump(told, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

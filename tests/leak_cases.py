@@ -1,0 +1,252 @@
+"""What is called again and again, and what of it stays: run in a process of its own.
+
+    python tests/leak_cases.py SECONDS [PLANTED]
+
+prints, as JSON, for each kind of call how many there were in a window, and by how much resident
+memory, tensors and other objects grew over it. PLANTED adds a call that loses something each time:
+"tensors", "objects" or "bytes".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import itertools
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+Call = Callable[[int], object]
+
+# Calls before anything is looked at, and in each of the two windows, at least.
+WARM_UP, LEAST, MOST = 4, 5, 4000
+SIDE, CLASSES = 12, 4
+
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+class Held(NamedTuple):
+    """What a process holds."""
+
+    bytes: int
+    tensors: int
+    objects: int
+
+
+def held() -> Held:
+    gc.collect()
+    if _trim is not None:
+        _trim(0)  # what is free, and kept for the next time, is no leak
+    with open("/proc/self/statm") as file:
+        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    objects = gc.get_objects()
+    tensors = sum(isinstance(one, torch.Tensor) for one in objects)
+    return Held(resident, tensors, len(objects) - tensors)
+
+
+def grown(call: Call, seconds: float) -> tuple[int, Held]:
+    """Calls in a window, and the least that anything grew by in one of two of them: what is made
+    once, whenever that is, grows in one alone."""
+    numbers = itertools.count()
+
+    def window() -> int:
+        began, done = time.perf_counter(), 0
+        while done < LEAST or (done < MOST and time.perf_counter() - began < seconds):
+            call(next(numbers))
+            done += 1
+        return done
+
+    for _ in range(WARM_UP):
+        call(next(numbers))
+    window()
+    first = held()
+    count = window()
+    second = held()
+    count = min(count, window())
+    third = held()
+    growth = [min(b - a, c - b) for a, b, c in zip(first, second, third, strict=True)]
+    return count, Held(*growth)
+
+
+# --- what is called -------------------------------------------------------------------------------
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.SiLU(), nn.Flatten(), nn.Linear(4 * (SIDE - 2) ** 2, CLASSES)
+    ).eval()
+
+
+def methods() -> dict[str, Call]:
+    """Every name that `explain` knows, on batches of changing sizes."""
+    from method_cases import NAMES, options_of
+
+    from pyxai_fast import LikelihoodRatio, Targets, explain
+
+    net, images = network(), torch.rand(5, 1, SIDE, SIDE)
+    calls: dict[str, dict[str, Any]] = {
+        name: {"method": name, **options_of(name, (1, SIDE, SIDE))} for name in NAMES
+    }
+    slow = {"method": "saliency"}
+    calls["expected_gradients"]["baselines"] = torch.zeros(3, 1, SIDE, SIDE)
+    calls |= {
+        "refined": {"n_steps": 17, "tolerance": 0.05},
+        "several targets": {**slow, "target": Targets(0, 2, 3)},
+        "bf16": {"n_steps": 4, "precision": "bf16"},
+        "likelihood ratio": {**slow, "gradient": LikelihoodRatio(8, 0.1)},
+        "likelihood ratio, blocks": {
+            **slow, "gradient": LikelihoodRatio(80, 0.1, blocks=6, allocation="neyman")
+        },
+        "likelihood ratio, tolerance": {**slow, "gradient": LikelihoodRatio(16, tolerance=0.9)},
+        "with numbers": {"method": "smooth_grad", "n_samples": 2, "numbers": True},
+    }  # fmt: skip
+
+    def asking(given: dict[str, Any]) -> Call:
+        def ask(number: int) -> object:
+            some = images[: 1 + number % 5]
+            own = dict(given)
+            if "numbers" in own:
+                own["numbers"] = [number + i for i in range(len(some))]
+            return explain(net, some, **own)
+
+        return ask
+
+    return {name: asking(given) for name, given in calls.items()}
+
+
+def others() -> dict[str, Call]:
+    """What else a process does all day."""
+    from pyxai_fast import Counterfactual, IntegratedGradients, explain, prepare
+    from pyxai_fast.priors import GaussianPrior
+    from pyxai_fast.serving.micro_batcher import MicroBatcher
+
+    net, images = network(), torch.rand(3, 1, SIDE, SIDE)
+    prior = GaussianPrior(torch.zeros(1, SIDE, SIDE), torch.eye(SIDE * SIDE))
+    trained = network()
+    fast = prepare(trained, precision="bf16")
+
+    def a_new_model(number: int) -> object:
+        return explain(network(), images, n_steps=3, precision=("fp32", "bf16")[number % 2])
+
+    def weights_that_change(number: int) -> object:
+        with torch.no_grad():
+            next(trained.parameters()).mul_(1.001)
+        return IntegratedGradients(fast).attribute(images, target=1, n_steps=3)
+
+    def a_mistake(number: int) -> object:
+        try:
+            return explain(net, images, target=99)
+        except ValueError:
+            return None
+
+    def a_model_that_fails(number: int) -> object:
+        def fails(x: torch.Tensor) -> torch.Tensor:
+            if number % 2:
+                raise RuntimeError("out of luck")
+            return net(x).clone().requires_grad_(False) + x.sum() * 0
+
+        try:
+            return explain(fails, images, n_steps=3)
+        except RuntimeError:
+            return None
+
+    def counterfactual(number: int) -> object:
+        made = Counterfactual(net, prior, n_particles=8, n_steps=3)
+        return made.generate(images, target=number % CLASSES)
+
+    batcher: MicroBatcher[int, int] = MicroBatcher(
+        lambda key, items: [item + 1 for item in items],
+        max_batch=8, max_wait=0.0, max_queue=64,
+    )  # fmt: skip
+    batcher.start()
+
+    def micro_batches(number: int) -> object:
+        futures = batcher.submit(number % 3, [number] * 4)
+        futures[3].cancel()
+        return [future.result() for future in futures[:3]]
+
+    return {
+        "a new model": a_new_model,
+        "weights that change": weights_that_change,
+        "a mistake": a_mistake,
+        "a model that fails": a_model_that_fails,
+        "counterfactual": counterfactual,
+        "micro batches": micro_batches,
+    }
+
+
+def kernels() -> dict[str, Call]:
+    """Every op on tensors, and every function on arrays, all of them in one call each."""
+    import numpy_route
+    from op_calls import CALLS
+
+    runs = [make((2, 8, 16), torch.device("cpu")).run for make in CALLS.values()]
+    calls: dict[str, Call] = {"ops": lambda number: [run() for run in runs]}
+    if not numpy_route.BUILT:
+        return calls
+    from pyxai_fast import arrays
+
+    x = np.random.default_rng(0).random((3, 2, 8, 16), np.float32)
+    key, steps = arrays.random_key(3), np.linspace(0, 1, 4)
+    path = {"concentration": 3.0, "n_steps": 4}
+    words = arrays.pack_coalitions(np.ones((4, 40), bool))
+    labels = np.arange(16, dtype=np.int32).reshape(1, 1, 1, 16).repeat(8, 2)
+
+    def with_arrays(number: int) -> object:
+        points = arrays.path_points(x, 0.0, steps, n_threads=1 + number % 2)
+        arrays.path_accumulate(points, steps, x, 0.0)
+        arrays.perturb(x, 4, 0.1, key)
+        arrays.noise_contract(x[:, :, 0, 0], (2, 8), key)
+        arrays.dirichlet_accumulate(arrays.dirichlet_points(x, 0.0, key, **path), key, **path)
+        arrays.mask_segments(x, labels, words, 0.5)
+        arrays.mask_blend(x, x)
+        arrays.rank_mask(x, 0.0, arrays.ranks_of(x), np.arange(4))
+        arrays.ensemble_moments(x)
+        arrays.ensemble_contract(x, x[:, :, 0, 0])
+        try:
+            arrays.path_points(x, x[:, :1], steps)
+        except ValueError:
+            return points
+        raise AssertionError("it was taken")
+
+    return calls | {"arrays": with_arrays}
+
+
+def planted(kind: str) -> Call:
+    """A call that loses something each time."""
+    lost: list[Any] = []
+    malloc = ctypes.CDLL(None).malloc
+    malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+
+    def lose(number: int) -> object:
+        if kind == "tensors":
+            return lost.append(torch.zeros(8))
+        if kind == "objects":
+            return lost.append([number])
+        return ctypes.memset(malloc(2**15), 1, 2**15)
+
+    return lose
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    seconds, *kinds = sys.argv[1:]
+    calls = {kind: planted(kind) for kind in kinds} or methods() | others() | kernels()
+    gc.collect()
+    gc.freeze()  # modules: they are gone through once, not each time
+    found = {name: grown(call, float(seconds)) for name, call in calls.items()}
+    json.dump({name: [count, *growth] for name, (count, growth) in found.items()}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
