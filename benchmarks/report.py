@@ -14,6 +14,7 @@ from report_dax import dax_section
 from report_geometrically_guided import geometrically_guided_section
 from report_guided_ig import guided_ig_section
 from report_likelihood_ratio import likelihood_ratio_section
+from report_metrics import metrics_section
 from report_path_methods import path_methods_section
 from report_server import server_section
 from report_stick_breaking import stick_breaking_section
@@ -62,7 +63,8 @@ idle machine, and on a machine with a GPU:
   `bench_geometrically_guided.py` for climbs, against a plain loop too,
   `bench_stick_breaking.py` for random paths, `bench_path_methods.py` for Blur IG, expected
   gradients and DiffIG, and `bench_dax.py` for DAX, without the black box.
-  `load_server.py` asks a running server.
+  `load_server.py` asks a running server, and `bench_metrics.py` times metrics of maps against
+  captum's and Quantus's.
 - Nothing is timed that is not checked first: on a CPU, native kernels equal the reference bit for
   bit; rivals agree with it closely, or, where they draw numbers of their own, in distribution.
 - Contenders of a setting take turns, and figures are medians. Ops: `3.10x` is a speed-up, our time
@@ -77,13 +79,17 @@ def main() -> None:
 
 
 def stored() -> list[Path]:
-    """The files of figures: of processors, of GPUs, and of servers in a folder of their own."""
-    return sorted(RESULTS.glob("*.json")) + sorted(RESULTS.glob("server/*.json"))
+    """The files of figures: of processors and GPUs, and in folders of servers and of metrics."""
+    return [
+        file
+        for files in ("*.json", "server/*.json", "metrics/*.json")
+        for file in sorted(RESULTS.glob(files))
+    ]
 
 
 def rendered(files: list[Path]) -> str:
-    """The text for these files of figures: a section for each processor and each server, and one
-    for GPUs."""
+    """The text for these files of figures: a section for each processor, each server and each run
+    of metrics, and one for GPUs."""
     parts = [INTRODUCTION]
     for path in files:
         if path.name.startswith("cpu-"):
@@ -91,6 +97,8 @@ def rendered(files: list[Path]) -> str:
     for path in files:
         if path.parent.name == "server":
             parts += server_section(json.loads(path.read_text()))
+        elif path.parent.name == "metrics":
+            parts += metrics_section(json.loads(path.read_text()))
     parts.append("## GPU\n")
     gpus = [path for path in files if path.name.startswith("gpu-")]
     for path in gpus:

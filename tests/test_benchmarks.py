@@ -366,6 +366,23 @@ def test_what_most_gaps_do_not_exceed() -> None:
     assert cases.of_most(gaps) == 0.0
 
 
+def test_the_report_of_metrics_tells_what_others_take(tmp_path: Path) -> None:
+    row = {
+        "metric": "infidelity", "shape": [8, 3, 224, 224], "note": "a note",
+        "seconds": {"ours": [0.1, 0.1, 0.1], "captum": [0.25, 0.2, 0.3]},
+        "speedup": {"captum": 2.5},
+    }  # fmt: skip
+    info = {"cpu": "Example CPU", "cores": 2, "torch": "2", "captum": "1", "quantus": None}
+    result = {"machine_info": info | {"commit": "abc", "date": "2026-01-01"}, "threads": 1}
+    (tmp_path / "metrics").mkdir()
+    text = report.rendered(
+        [written(tmp_path / "metrics", "example.json", result | {"rows": [row]})]
+    )
+    assert "## Metrics, Example CPU" in text and "Quantus None" not in text
+    line = "| infidelity | 8x3x224x224 | 100.00 ms | 250.00 ms |  | 2.50x |  | a note |"
+    assert line in text
+
+
 def test_some_models_that_are_measured_again_take_their_places() -> None:
     runner = pytest.importorskip("run", reason="the benchmarks are not here")
 
