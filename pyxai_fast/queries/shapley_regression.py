@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Of the largest squared singular value: how strongly values may be drawn to equal shares. More would
-# leave nothing of what was answered, which is seldom the better map.
+# Of the largest squared singular value: how strongly values may be drawn to equal shares. More
+# would leave nothing of what was answered, which is seldom the better map.
 PENALTIES = tuple(10.0**power for power in torch.linspace(-6, 0, 25).tolist())
 # A penalty is taken for a smaller one only where it is better by more than rounding.
 BETTER = 1 - 1e-6
