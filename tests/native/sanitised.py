@@ -18,6 +18,7 @@ import sysconfig
 from pathlib import Path
 
 import torch
+from stable_abi import imported_symbols
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "sanitised"
@@ -28,7 +29,9 @@ PATH = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", ""
 # Every kernel, on a choice of its tests: sanitised kernels are slow. What is out of bounds is so
 # in any order of threads.
 KERNELS = "bits_of_the_reference and not reference- and not reversed and not shuffled"
-TESTS = ["tests", "-k", f"bits_of_torch or ({KERNELS})"]
+TESTS = ["tests", "-k", f"bits_of_torch or bits_of_tensors or ({KERNELS})"]
+# Of functions that sanitised code calls.
+MARKS = ("__asan_report", "__ubsan_handle")
 MISTAKE = """
 import ctypes, sys, torch
 short = torch.zeros(8)
@@ -56,6 +59,13 @@ def main() -> int:
     NATIVE.mkdir()
     for name in ("_ops_cpu.so", "build_info.json", *(f"{name}{SUFFIX}" for name in modules)):
         shutil.copy(BUILD / name, NATIVE)
+
+    # Every instruction set is in the same library: built without, it would test nothing.
+    for library in (*NATIVE.glob("*.so"), EMULATED):
+        found = imported_symbols(library)
+        if not all(any(name.startswith(kind) for name in found) for kind in MARKS):
+            print(f"sanitised: {library} was built without the sanitisers")
+            return 1
 
     # The sanitisers' libraries come first; torch's allocations are then guarded too.
     libraries = [
