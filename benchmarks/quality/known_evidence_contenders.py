@@ -296,6 +296,37 @@ def _probability(net: nn.Module, rows: Tensor, label: int) -> Any:
     return torch.cat([net(some).softmax(1)[:, label] for some in parts]).numpy()
 
 
+# --- LIME, as its authors have it ----------------------------------------------------------------
+
+
+def _lime(net: nn.Module, examples: Examples, budget: Budget) -> Tensor:
+    """It hides by one colour and wants three channels: it is given what the inputs are more than
+    the mean, so that its black is the mean, and grey pictures three times."""
+    from lime.lime_image import LimeImageExplainer
+
+    segments = segments_for(examples.inputs[:1], budget.segments).long()[0, 0]
+    channels, found = examples.inputs.shape[1], []
+    explainer = LimeImageExplainer(random_state=budget.seed)
+    for one, label in zip(examples.inputs, examples.labels.tolist(), strict=True):
+
+        @torch.no_grad()
+        def answer(images: Any) -> Any:
+            rows = torch.as_tensor(np.asarray(images), dtype=torch.float32)
+            return net(budget.mean + rows.permute(0, 3, 1, 2)[:, :channels]).softmax(1).numpy()
+
+        apart = (one - budget.mean[0]).expand(3, -1, -1) if channels == 1 else one - budget.mean[0]
+        explained = explainer.explain_instance(
+            apart.permute(1, 2, 0).double().numpy(), answer, labels=(label,), hide_color=0,
+            top_labels=None, num_samples=budget.evaluations, batch_size=rows_of(examples.inputs),
+            segmentation_fn=lambda image: segments.numpy(), random_seed=budget.seed,
+        )  # fmt: skip
+        weights = torch.zeros(int(segments.max()) + 1)
+        for segment, weight in explained.local_exp[label]:
+            weights[segment] = weight
+        found.append(weights[segments][None])
+    return torch.stack(found)
+
+
 # --- saliency ------------------------------------------------------------------------------------
 
 
@@ -384,6 +415,7 @@ CONTENDERS: dict[str, Contender] = {
         "Grad-CAM (captum)", "", "captum", _captum_grad_cam, images=True
     ),
     "captum_lime": Contender("LIME (captum)", "lime", "captum", _captum_segments("Lime")),
+    "lime_image": Contender("LIME (lime)", "lime", "lime", _lime, images=True),
     "captum_kernel_shap": Contender(
         "KernelSHAP (captum)", "kernel_shap", "captum", _captum_segments("KernelShap")
     ),

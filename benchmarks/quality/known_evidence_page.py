@@ -55,6 +55,7 @@ COLUMNS = {
 }
 PACKAGES = {
     "captum": "captum, whose LIME and KernelSHAP are among them",
+    "lime": "lime, of the authors of LIME",
     "shap": "shap",
     "saliency": "PAIR saliency",
     "torch": "RISE as in its paper, written for this page",
