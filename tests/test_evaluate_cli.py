@@ -303,6 +303,23 @@ def test_what_cannot_go_on_is_refused(
     assert (undisturbed / "maps.csv").read_bytes() == before
 
 
+def test_files_of_a_comparison_without_a_record_are_kept(
+    digits: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--methods", "saliency", "--metrics", "deletion", "--limit", "2"]
+    out.mkdir()
+    (out / "maps.csv").write_text("mine")
+    (out / "gallery.npz").write_text("mine too")
+    for more in ([], ["--resume"]):
+        assert run(digits, out, *arguments, *more) == 2
+        told = capsys.readouterr().err
+        assert "has maps.csv and gallery.npz, and no comparison.json to go on with" in told
+    assert (out / "maps.csv").read_text() == "mine"
+    assert (out / "gallery.npz").read_text() == "mine too"
+    assert run(digits, out, *arguments, "--overwrite") == 0
+    assert {row["picture"] for row in rows(out)} == {"0", "1"}
+
+
 def test_overwrite_begins_anew(digits: Path, out: Path) -> None:
     arguments = ["--methods", "saliency", "--metrics", "deletion", "--limit"]
     assert run(digits, out, *arguments, "4") == 0

@@ -53,7 +53,8 @@ class Folder:
         begun: whether there is something to go on with.
 
     Raises:
-        ArgumentError: it is none, or has a comparison of which neither was said, or both were.
+        ArgumentError: it is none, or has a comparison of which neither was said, or both were; or
+            files of one that cannot be gone on with, and it is not to be begun anew.
     """
 
     def __init__(self, out: Path, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -68,6 +69,12 @@ class Folder:
             raise ArgumentError(
                 f"evaluate: {out} has a comparison already; resume (--resume) goes on with it, "
                 "overwrite (--overwrite) begins anew, or name another folder"
+            )
+        kept = [name for name in (MAPS, COSTS, GALLERY) if (out / name).exists()]
+        if kept and not overwrite and not (out / RECORD).exists():
+            raise ArgumentError(
+                f"evaluate: {out} has {' and '.join(kept)}, and no {RECORD} to go on with; "
+                "overwrite (--overwrite) begins anew without them, or name another folder"
             )
 
     def record(self) -> dict[str, Any] | None:
