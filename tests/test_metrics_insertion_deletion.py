@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pyxai_fast import Preprocessing
 from pyxai_fast.images import gaussian_blur
 from pyxai_fast.metrics import Curve, deletion, insertion
+from pyxai_fast.metrics.ranking import pixel_ranks
 from pyxai_fast.models.black_box import BlackBox
 from pyxai_fast.models.query_error import BudgetExceeded
 
@@ -121,6 +122,12 @@ def test_pixels_go_with_all_their_channels_by_the_sum_of_these() -> None:
         assert set(gone[0, 0].nonzero().flatten().tolist()) == set(order[:count].tolist())
     one_channel = deletion(model, x, maps.sum(1, keepdim=True), 0, n_steps=48)
     assert_same_bits(one_channel.scores, deletion(model, x, maps, 0, n_steps=48).scores)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float16, 4e4), (torch.bfloat16, 1.0)])
+def test_half_precision_ranks_as_its_numbers_do(dtype: torch.dtype, size: float) -> None:
+    maps = (size * (1 + pictures(dtype=torch.float64)) / 2).to(dtype)
+    assert torch.equal(pixel_ranks(maps), pixel_ranks(maps.double()))
 
 
 def test_the_usual_bases_are_a_blurred_picture_and_black() -> None:

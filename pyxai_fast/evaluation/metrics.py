@@ -142,7 +142,7 @@ def _faithfulness(question: Question) -> Tensor:
         question.model,
         question.inputs,
         # Of pixels: whatever the channels of a map, subsets are as large in the picture.
-        question.maps.sum(1, keepdim=True),
+        question.maps.double().sum(1, keepdim=True),
         question.target,
         subset_size=max(1, min(SUBSET, pixels // 4)),
         seed=question.seed,

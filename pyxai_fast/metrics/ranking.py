@@ -19,7 +19,8 @@ def pixel_ranks(attributions: Tensor) -> Tensor:
     order of sizes give the attributions' `abs()`.
     """
     if attributions.dim() > 2:
-        attributions = attributions.sum(1, keepdim=True)
+        # Half precision would overflow, or make unequal sums equal.
+        attributions = attributions.sum(1, keepdim=True, dtype=torch.float64)
     return ops.ranks_of(attributions)
 
 
