@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from evaluation_cases import SeesCheckers, checkers, inside, masks, pictures
+from largest_tensor import LargestTensor
 from torch import Tensor, nn
 
 from pyxai_fast import BlackBox, LikelihoodRatio, Preprocessing
@@ -23,6 +25,7 @@ from pyxai_fast.evaluation.controls import centre_maps, random_maps
 from pyxai_fast.evaluation.entries import Entry, Spent
 from pyxai_fast.evaluation.rows_file import RowsFile
 from pyxai_fast.evaluation.statistics import FEWEST, costs, difference_of, judged
+from pyxai_fast.metrics import bootstrap
 from pyxai_fast.metrics.bootstrap import RESAMPLES, band_of, mean_of
 
 pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn")
@@ -242,6 +245,49 @@ def test_maps_that_are_not_finite_count_for_nothing(digits: Tensor) -> None:
     assert [e.picture for e in found.entries if math.isnan(e.value)] == [2, 2]
 
 
+class Overflows(SeesCheckers):
+    """Answers NaN, as half precision may, to a picture with a white corner and much black."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        white, black = x[:, 0, 0, 0] == 1, (x == 0).flatten(1).double().mean(1) > 0.5
+        return super().forward(x).masked_fill((white & black)[:, None], math.nan)
+
+
+def corner_last(model: Any, inputs: Tensor, target: Tensor) -> Tensor:
+    maps = torch.ones_like(inputs)
+    maps[:, :, 0, 0] = 0
+    return maps
+
+
+def some_overflow(overflow: slice) -> Comparison:
+    inputs = pictures(8)
+    inputs[:, :, 0, 0] = 0.5
+    inputs[overflow, :, 0, 0] = 1
+    return evaluate(Overflows(), inputs, corner_last, "deletion")
+
+
+def test_one_answer_that_is_not_finite_leaves_its_picture_out(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    found = some_overflow(slice(2, 3))
+    mine = [entry for entry in found.entries if entry.method == "corner_last"]
+    assert [len(entry.curve) for entry in mine] == [29, 29, 0, 29, 29, 29, 29, 29]
+    assert [math.isnan(entry.value) for entry in mine] == [n == 2 for n in range(8)]
+    assert found.result("corner_last", "deletion").pictures == 7
+    assert (found.save(tmp_path) / "curves.png").exists()
+    # Rows that an earlier version wrote have what was finite of such a curve.
+    ragged = [
+        replace(entry, curve=((0.0, 0.5),)) if math.isnan(entry.value) else entry
+        for entry in found.entries
+    ]
+    assert replace(found, entries=ragged).figures.keys() == found.figures.keys()
+
+
+def test_a_method_without_any_curve_is_left_out_of_the_figure() -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    (legend,) = some_overflow(slice(None)).figures["curves"].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["random"]
+
+
 def test_pictures_without_a_mask_count_where_none_is_needed() -> None:
     some = masks(8).clone()
     some[3] = False
@@ -446,6 +492,27 @@ def test_the_bootstrap_is_that_of_its_definition() -> None:
         one = mean_of(curves[:, point])
         wanted = [one["mean"], one["low"], one["high"]]
         assert [float(v) for v in band] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_blocks_of_resamples_are_those_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.randn(53, generator=torch.Generator().manual_seed(5)).double()
+    curves = torch.stack([values, values.square()], 1)
+    whole, band = mean_of(values, seed=3), band_of(curves, seed=3)
+    monkeypatch.setattr(bootstrap, "KEPT", 0)
+    for rows in (1300, 7):
+        monkeypatch.setattr(bootstrap, "BLOCK", 53 * rows)
+        assert mean_of(values, seed=3) == whole
+        for one, other in zip(band_of(curves, seed=3), band, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-15)
+
+
+def test_intervals_of_many_pictures_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "BLOCK", 2**19)
+    values = torch.zeros(2000)
+    with LargestTensor() as largest:
+        mean_of(values)
+        band_of(values[:, None])
+    assert largest.bytes <= 8 * bootstrap.BLOCK
 
 
 def test_what_was_not_counted_is_not_known() -> None:

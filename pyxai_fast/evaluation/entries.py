@@ -22,9 +22,10 @@ class Entry:
             both.
         file: what the picture is called.
         target: the class that is explained.
-        value: NaN where there is none: no mask, no promise of completeness, a map that is not
+        value: NaN where there is none: no mask, no promise of completeness, a map or an answer of
+            the model that is not finite.
+        curve: (x, y) of the curve that the value is read from, where there is one, and it is
             finite.
-        curve: (x, y) of the curve that the value is read from, where there is one.
     """
 
     picture: int

@@ -31,13 +31,13 @@ _WAYS = {True: "{} \u2192", False: "\u2190 {}", None: "{}"}
 
 
 def curves_figure(entries: Iterable[Entry], methods: Sequence[str]) -> Figure | None:
-    """A panel for each metric that has a curve: its mean over pictures, and the interval of it as a
-    band. None where no metric has one."""
+    """A panel for each metric that has a curve: its mean over the pictures that have a value, and
+    the interval of it as a band. None where there is no curve."""
     found: dict[Column, dict[str, list[Entry]]] = {}
     for entry in entries:
         if METRICS[entry.metric].along is not None:
             panel = found.setdefault((entry.metric, entry.order), {})
-            if entry.curve:
+            if entry.curve and not math.isnan(entry.value):
                 panel.setdefault(entry.method, []).append(entry)
     if not any(found.values()):
         return None
@@ -58,10 +58,16 @@ def curves_figure(entries: Iterable[Entry], methods: Sequence[str]) -> Figure | 
             if name in lines:
                 _draw_curve(axis, lines[name], name, methods)
         _describe(axis, metric, order, several)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
+    # Not each panel has all of them.
+    drawn = {
+        label: handle
+        for axis in axes.flat
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    shown = [name for name in methods if name in drawn]
     legend = figure.legend(
-        handles,
-        [label.replace("_", " ") for label in labels],
+        [drawn[name] for name in shown],
+        [name.replace("_", " ") for name in shown],
         title=f"mean and {_INTERVAL}; grey: maps that know nothing of the model",
         loc="outside lower center",
         ncols=max(2, 2 * columns),

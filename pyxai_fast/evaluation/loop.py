@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -179,7 +178,8 @@ class Comparing:
     def _found(
         self, made: Maps, make: MakeMaps | None, pictures: Pictures, target: Tensor, cost: Cost
     ) -> list[tuple[tuple[str, str], Found]]:
-        """What each metric says of maps, in each order; NaN for maps that are not finite."""
+        """What each metric says of maps, in each order; NaN for maps that are not finite, and where
+        the model answered anything else to a point of a curve."""
         finite = made.attributions.flatten(1).isfinite().all(1)
         signed = torch.where(finite.view(-1, 1, 1, 1), made.attributions, 0.0)
 
@@ -217,7 +217,10 @@ class Comparing:
                 )
             found = metric.read(answers[shared])
             values = found.values.double().cpu()
-            values = torch.where(finite.cpu() & values.isfinite(), values, torch.nan)
+            known = finite.cpu() & values.isfinite()
+            if found.curve is not None:
+                known &= found.curve.scores.isfinite().all(0).cpu()
+            values = torch.where(known, values, torch.nan)
             judged.append(((name, order), Found(values, found.curve)))
         return judged
 
@@ -240,7 +243,7 @@ class Comparing:
 
 
 def _points(curve: Curve | None, row: int) -> tuple[Point, ...]:
-    if curve is None:
+    """All points of a picture's curve, or none."""
+    if curve is None or not bool(curve.scores[:, row].isfinite().all()):
         return ()
-    points = zip(curve.fractions.tolist(), curve.scores[:, row].tolist(), strict=True)
-    return tuple(point for point in points if math.isfinite(point[1]))
+    return tuple(zip(curve.fractions.tolist(), curve.scores[:, row].tolist(), strict=True))

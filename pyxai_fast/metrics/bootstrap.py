@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable, Iterator
 from typing import TypedDict
 
 import torch
@@ -9,6 +11,8 @@ from torch import Tensor
 
 RESAMPLES = 5000
 LEVEL = 0.95
+# Numbers that are drawn at once, and that are kept for the next interval over as many pictures.
+BLOCK, KEPT = 2**24, 2**22
 
 
 class Mean(TypedDict):
@@ -26,7 +30,8 @@ def mean_of(values: Tensor, seed: int = 0) -> Mean:
     pictures are paired when they are taken before they come here.
     """
     values = values.double().cpu()
-    low, high = values[_draws(len(values), seed)].mean(1).quantile(_ends())
+    means = [values[draws].mean(1) for draws in _draws(len(values), seed)]
+    low, high = torch.cat(means).quantile(_ends())
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
@@ -39,16 +44,31 @@ def band_of(curves: Tensor, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         mean, low and high, float64 [S].
     """
     curves = curves.double().cpu()
-    draws = _draws(len(curves), seed)
-    times = torch.zeros(RESAMPLES, len(curves), dtype=torch.float64)
-    times.scatter_add_(1, draws, torch.ones_like(times))
-    low, high = (times @ curves / len(curves)).quantile(_ends(), dim=0)
+    means = []
+    for draws in _draws(len(curves), seed):
+        times = torch.zeros(draws.shape, dtype=torch.float64)
+        times.scatter_add_(1, draws, torch.ones_like(times))
+        means.append(times @ curves / len(curves))
+    low, high = torch.cat(means).quantile(_ends(), dim=0)
     return curves.mean(0), low, high
 
 
-def _draws(count: int, seed: int) -> Tensor:
-    """Pictures, with replacement: int64 [RESAMPLES, count]."""
-    return torch.randint(count, (RESAMPLES, count), generator=torch.Generator().manual_seed(seed))
+def _draws(count: int, seed: int) -> Iterable[Tensor]:
+    """Pictures, with replacement: int64 [R, count], block by block, RESAMPLES rows in all."""
+    return _few_draws(count, seed) if RESAMPLES * count <= KEPT else _blocks(count, seed)
+
+
+@functools.lru_cache(maxsize=1)
+def _few_draws(count: int, seed: int) -> tuple[Tensor, ...]:
+    return tuple(_blocks(count, seed))
+
+
+def _blocks(count: int, seed: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    rows = max(1, BLOCK // max(1, count))
+    for start in range(0, RESAMPLES, rows):
+        shape = min(rows, RESAMPLES - start), count
+        yield torch.randint(count, shape, generator=generator)
 
 
 def _ends() -> Tensor:
