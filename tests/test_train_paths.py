@@ -50,7 +50,7 @@ def make():
 
 def run(out: Path, recipe: PathRecipe = TINY, **options: Any) -> dict[str, Any]:
     options = {"progress": False, "say": lambda text: None, **options}
-    pictures, model = options.pop("pictures", blobs()), options.pop("model", classifier())
+    pictures, model = options.pop("pictures", blobs()), options.pop("model", None) or classifier()
     return train_paths(pictures, model, recipe, out, **options)
 
 
@@ -271,11 +271,16 @@ def test_another_classifier_or_codec_is_noticed(trained: Path, tmp_path: Path) -
         run(tmp_path, preprocessing=Preprocessing((0.5,), (0.5,), channels=1), resume=True)
 
 
-def test_the_callers_random_numbers_are_left_alone(tmp_path: Path) -> None:
+def test_the_callers_random_numbers_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(5)
-    before = torch.random.get_rng_state()
-    run(tmp_path, replace(TINY, steps=1))
+    before, model = torch.random.get_rng_state(), classifier()
+    reseeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", reseeded.append)
+    run(tmp_path, replace(TINY, steps=1), model=model)
     assert torch.equal(torch.random.get_rng_state(), before)
+    assert not reseeded, "every GPU was"
 
 
 @pytest.mark.parametrize(

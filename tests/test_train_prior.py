@@ -140,11 +140,16 @@ def test_a_run_that_goes_on_has_the_bits_of_one_that_was_never_stopped(
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
-def test_the_callers_random_numbers_are_left_alone(tmp_path: Path) -> None:
+def test_the_callers_random_numbers_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
+    reseeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", reseeded.append)
     run(tmp_path, replace(TINY, steps=1))
     assert torch.equal(torch.random.get_rng_state(), before)
+    assert not reseeded, "every GPU was"
 
 
 def test_a_seed_is_a_network(trained: Path, tmp_path: Path) -> None:

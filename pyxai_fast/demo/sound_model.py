@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from pyxai_fast.audio import Spectrum
 from pyxai_fast.demo.sounds import CLASS_NAMES, RATE, make_sounds
+from pyxai_fast.runtime.random_state import seeded
 
 _MELS, _FLOOR_DB = 40, -60.0
 _SOUNDS, _EPOCHS, _BATCH, _LEARNING_RATE = 250, 8, 10, 4e-3
@@ -57,8 +58,7 @@ class SoundClassifier(nn.Module):
 @functools.cache
 def load_sound_model() -> SoundClassifier:
     """Train it, once in a process: the same sounds and weights every time."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
+    with seeded(0):
         model = SoundClassifier()
         waveforms, labels = make_sounds(_SOUNDS, seed=0)
         seen = torch.cat([model.log_mel(some) for some in waveforms.split(_BATCH)])

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from pyxai_fast.demo.data import N_CLASSES, load_digits
 from pyxai_fast.demo.model import RECIPE_PATH, WEIGHTS_PATH, DigitsCNN, load_demo_model
+from pyxai_fast.runtime.random_state import seeded
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,7 @@ def train(recipe: Recipe, *, progress: bool = True) -> DigitsCNN:
     images, labels = load_digits("train")
     generator = torch.Generator().manual_seed(recipe.seed)
     # The layers draw their initial weights from the global generator: borrow it, then restore it.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+    with seeded(recipe.seed):
         model = DigitsCNN(batch_norm=True)
     steps_per_epoch = math.ceil(len(images) / recipe.batch_size)
     optimizer = torch.optim.AdamW(

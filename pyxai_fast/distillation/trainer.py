@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import ArgumentError
 from ..queries import Queries
 from ..runtime.progress import progress_bar
+from ..runtime.random_state import seeded
 from .answers import prepared
 from .networks import Learning, Networks
 from .pixel_networks import PixelNetworks
@@ -115,21 +116,10 @@ def _distil_some(
     told: Callable[[dict[str, float]], object],
 ) -> Distilled:
     device = queries.inputs.device
-    cuda = []
-    if device.type == "cuda":
-        cuda = [torch.cuda.current_device() if device.index is None else device.index]
-
-    def seed() -> None:
-        # Of no other device, whose random numbers are the caller's.
-        torch.default_generator.manual_seed(queries.seed)
-        for index in cuda:
-            torch.cuda.default_generators[index].manual_seed(queries.seed)
-
-    with torch.random.fork_rng(cuda):
-        seed()
+    with seeded(queries.seed, device):
         run = _Training(queries, recipe, transform)
-        # However many numbers the first weights took.
-        seed()
+    # Seeded anew, however many numbers the first weights took.
+    with seeded(queries.seed, device):
         return run.train(keep_student, show_progress, told)
 
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..runtime import training
+from ..runtime import random_state, training
 from ..runtime.progress import progress_bar
+from ..runtime.random_state import seeded
 from ..runtime.training import TrainingRun, seed_of, write_whole
 from . import nets
 from .examples import Examples
@@ -75,7 +76,7 @@ def fingerprint(known: KnownSet) -> str:
     )
     for tensor in (examples.inputs, examples.without, examples.masks, examples.labels):
         found.update(tensor.numpy().tobytes())
-    for code in (nets, training, sys.modules[__name__]):
+    for code in (nets, training, random_state, sys.modules[__name__]):
         found.update(inspect.getsource(code).encode())
     return found.hexdigest()
 
@@ -89,9 +90,8 @@ def train_net(known: KnownSet, *, progress: bool = False) -> nn.Module:
     """
     recipe = known.recipe
     bar = progress_bar(progress, recipe.steps, known.name, unit=" steps")
-    with _one_thread(), torch.random.fork_rng([]):
+    with _one_thread(), seeded(seed_of(recipe.seed, "weights")):
         examples = known.make(recipe.examples, TRAINED_ON)
-        torch.manual_seed(seed_of(recipe.seed, "weights"))
         run = _EvidenceRun(known, examples, known.net())
         run.train(recipe.steps, bar.update)
     bar.close()

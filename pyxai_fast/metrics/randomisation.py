@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ArgumentError, near
+from ..runtime.random_state import seeded
 from ..runtime.training import seed_of
 from .asked import check_count
 from .perturbed_model import Explain, Explained, copy_of
@@ -156,9 +157,8 @@ def _reset_of(module: nn.Module) -> Callable[[], object] | None:
 def _forget(layer: nn.Module, seed: int) -> None:
     reset = _reset_of(layer)
     assert reset is not None
-    cuda = {p.device for p in (*layer.parameters(), *layer.buffers()) if p.device.type == "cuda"}
-    with torch.no_grad(), torch.random.fork_rng(cuda):
-        torch.manual_seed(seed)
+    devices = {held.device for held in (*layer.parameters(), *layer.buffers())}
+    with torch.no_grad(), seeded(seed, *devices):
         reset()
 
 

@@ -21,6 +21,7 @@ from ..methods import IntegratedGradients
 from ..models.preprocessing import Preprocessing
 from ..priors.training_data import Pictures, check_enough
 from ..runtime.progress import progress_bar
+from ..runtime.random_state import seed_torch
 from ..runtime.training import (
     CHECKPOINT,
     REPORT,
@@ -382,7 +383,7 @@ class _Run(TrainingRun):
         }
         self.paths, self.codec = data, codec
         self.config = PathModelConfig(**(asdict(config) | {"scores": scores}))
-        torch.manual_seed(seed_of(recipe.seed, "weights"))
+        seed_torch(seed_of(recipe.seed, "weights"), device)
         model = PathModel(self.config, codec, device=device)
         self.by_name = model.networks.requires_grad_(True)
         super().__init__("train_paths", recipe, fingerprint, self.by_name, device)

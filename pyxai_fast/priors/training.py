@@ -17,6 +17,7 @@ from torch.nn import functional
 from ..errors import ArgumentError
 from ..models.errors import MissingDependency
 from ..plots import save_image
+from ..runtime.random_state import seed_torch
 from ..runtime.training import (
     CHECKPOINT,
     REPORT,
@@ -205,7 +206,7 @@ class _Run(TrainingRun):
         self.trained_on = order[count:]
         self.scheduler = make_scheduler(recipe)
         self.shares = self.scheduler.alphas_cumprod.to(device)
-        torch.manual_seed(seed_of(recipe.seed, "weights"))
+        seed_torch(seed_of(recipe.seed, "weights"), device)
         unet = make_unet(recipe).to(device)
         super().__init__("train_prior", recipe, pictures.fingerprint, unet, device)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError
 from .progress import progress_bar
+from .random_state import seed_torch
 
 CHECKPOINT, REPORT = "checkpoint.pt", "recipe.json"
 # By a checkpoint.
@@ -98,7 +99,7 @@ class TrainingRun:
 
     def _take_step(self) -> None:
         recipe = self.recipe
-        torch.manual_seed(seed_of(recipe.seed, "step", self.step))
+        seed_torch(seed_of(recipe.seed, "step", self.step), self.device)
         losses = self.losses()
         self.optimiser.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
