@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -114,6 +115,35 @@ def test_inputs_and_targets_have_penalties_of_their_own() -> None:
     alone = torch.stack([shapley_values(kept, weights, s[None, :, None])[0, 0] for s in scores])
     torch.testing.assert_close(shapley_values(kept, weights, scores[..., None])[:, 0], alone)
     torch.testing.assert_close(shapley_values(kept, weights, scores.T[None])[0], alone)
+
+
+class Elsewhere(Tensor):
+    """Of another device: it can be brought to the CPU, and nothing is computed there."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        assert func in (Tensor.cpu, Tensor.device.__get__), f"{func} was called elsewhere"
+        with torch._C.DisableTorchFunctionSubclass():
+            held = func(*args, **(kwargs or {}))
+        return held.as_subclass(Tensor) if isinstance(held, Tensor) else held
+
+
+def test_the_regression_runs_on_the_cpu_wherever_the_answers_are() -> None:
+    kept, weights = asked(40, 16)
+    scores = squashed(16, 0)(kept)[None, :, None]
+    here = shapley_values(kept, weights, scores)
+    there = [each.as_subclass(Elsewhere) for each in (kept, weights, scores)]
+    assert torch.equal(shapley_values(*there), here)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_values_on_a_gpu_are_those_of_the_cpu_to_the_bit() -> None:
+    kept, weights = asked(400, 16)
+    scores = squashed(16, 0)(kept)[None, :, None]
+    found = shapley_values(kept.cuda(), weights.cuda(), scores.cuda())
+    assert found.is_cuda and torch.equal(found.cpu(), shapley_values(kept, weights, scores))
 
 
 @pytest.mark.parametrize("count", [5, 12, 13, 40])

@@ -26,8 +26,16 @@ def shapley_values(kept: Tensor, weights: Tensor, scores: Tensor) -> Tensor:
         scores: float64 [R, Q, n], the answers: R inputs that share the coalitions, n targets.
 
     Returns:
-        float64 [R, n, S]; they add up to the difference of the first two scores.
+        float64 [R, n, S], on the scores' device; they add up to the difference of the first two
+        scores.
     """
+    # A GPU adds what has one index in any order, and a penalty that is chosen by the last bits
+    # would change the values from run to run. The systems are small.
+    values = _values(kept.cpu(), weights.cpu(), scores.cpu())
+    return values.to(scores.device)
+
+
+def _values(kept: Tensor, weights: Tensor, scores: Tensor) -> Tensor:
     count = kept.shape[1]
     whole, nothing = scores[:, 0], scores[:, 1]
     share = (whole - nothing) / max(count, 1)
