@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -147,6 +148,51 @@ def test_a_look_is_taken_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> Non
     for _ in range(10):
         watched.wrote(LOOK_EVERY // 4)
     assert len(looks) == 2
+
+
+def test_who_looks_while_pages_are_given_back_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched, told = Heap(), []
+    others: list[threading.Thread] = []
+    resident = iter([*[0] * heap.LOOKS, heap.FREE_BYTES, 0])
+
+    def looked() -> int:
+        told.append("looked")
+        return next(resident)
+
+    def trim(pad: int) -> None:
+        others.append(threading.Thread(target=watched.look))
+        others[0].start()
+        others[0].join(0.1)  # as long as the other one needs, if it does not wait
+        told.append("given back")
+
+    free = SimpleNamespace(fordblks=heap.FREE_BYTES)
+    library = SimpleNamespace(mallinfo2=lambda: free, malloc_trim=trim)
+    monkeypatch.setattr(heap, "_glibc", lambda: library)
+    monkeypatch.setattr(heap, "_resident_bytes", looked)
+    for _ in range(heap.LOOKS + 1):
+        watched.look()
+    others[0].join()
+    assert told == [*["looked"] * (heap.LOOKS + 1), "given back", "looked"]
+    assert watched.released == 1
+
+
+def test_what_two_threads_wrote_at_once_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched, looks = Heap(), []
+    others: list[threading.Thread] = []
+
+    class Interrupted(int):
+        """Another thread writes while this is added."""
+
+        def __radd__(self, other: int) -> int:
+            others.append(threading.Thread(target=watched.wrote, args=(LOOK_EVERY // 2,)))
+            others[0].start()
+            others[0].join(0.1)
+            return other + int(self)
+
+    monkeypatch.setattr(watched, "look", lambda: looks.append(1))
+    watched.wrote(Interrupted(LOOK_EVERY // 2))
+    others[0].join()
+    assert len(looks) == 1
 
 
 def test_the_loop_says_what_its_chunks_wrote(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,9 +91,12 @@ class Heap:
 
     def wrote(self, size: int) -> None:
         """Called when a chunk has made the model write `size` bytes."""
-        self._written += size
-        if self._written >= LOOK_EVERY:
-            self._written = 0
+        with self._lock:
+            self._written += size
+            enough = self._written >= LOOK_EVERY
+            if enough:
+                self._written = 0
+        if enough:
             self.look()
 
     def look(self) -> None:
@@ -105,17 +108,18 @@ class Heap:
         library = _glibc()
         if library is None:
             return
-        self._resident.append(_resident_bytes())
-        if len(self._resident) < LOOKS:
-            return
-        most = max(self._resident)
-        self._usual = most if self._usual is None else min(self._usual, most)
-        grown = self._resident[-1] - self._usual
-        if grown >= FREE_BYTES and library.mallinfo2().fordblks >= FREE_BYTES:
-            library.malloc_trim(0)
-            self.released += 1
-            self._resident.clear()
-            self._usual = None
+        with self._lock:
+            self._resident.append(_resident_bytes())
+            if len(self._resident) < LOOKS:
+                return
+            most = max(self._resident)
+            self._usual = most if self._usual is None else min(self._usual, most)
+            grown = self._resident[-1] - self._usual
+            if grown >= FREE_BYTES and library.mallinfo2().fordblks >= FREE_BYTES:
+                library.malloc_trim(0)
+                self.released += 1
+                self._resident.clear()
+                self._usual = None
 
 
 HEAP = Heap()
