@@ -40,6 +40,12 @@ same pictures:
 - Figures are means over pictures with the 95 % bootstrap interval over pictures. "Better" and
   "worse" are of differences on the same pictures whose interval leaves out 0, without a correction
   for how many are compared: of those that are nothing but noise, about 5 in 100 do.
+- Models and pictures, none of which are in this repository: LeNet is the network of Quantus's tests
+  (its commit 85bc29d), asked about the first 60 digits of MNIST's test set; ResNet-20 is that of
+  akamaster/pytorch_resnet_cifar10 (d5489e8), every hundredth of CIFAR-10's test pictures by class;
+  SqueezeNet 1.1 is that of nihui/ncnn-assets (9489f87), the first 8 of zzowenzz/COCO_Tiny (e7a689f)
+  whose class is among its first 5. KernelSHAP and the authors' LIME were added to runs of the same
+  day, on the same inputs.
 - Left out: `diffusion_ig`, which needs a path model for each network, and `freemcg`, which needs a
   trained prior; [paths.md](paths.md) and [freemcg.md](freemcg.md) are about these.
 """
