@@ -63,6 +63,14 @@ def test_no_spread_is_the_models_own_map() -> None:
     assert found.target.tolist() == net(x).argmax(1).tolist()
 
 
+def test_maps_are_averaged_inside_inference_mode_too() -> None:
+    net, x = mlp(FEATURES), torch.rand(2, FEATURES)
+    expected = geometric_ensemble(net, always, x, n_models=3)
+    with torch.inference_mode():
+        found = geometric_ensemble(net, always, x.clone(), n_models=3)
+    assert torch.equal(found.attributions, expected.attributions)
+
+
 def test_negative_losses_may_rise_too() -> None:
     found = geometric_ensemble(mlp(FEATURES), lambda m: -3.0, torch.rand(1, FEATURES), n_models=2)
     assert found.kept_share == 1

@@ -101,6 +101,15 @@ def test_methods_are_known_by_name_too() -> None:
     np.testing.assert_allclose(one.similarity["spearman"], other.similarity["spearman"])
 
 
+@pytest.mark.parametrize("explain", [gradient, "saliency"])
+def test_layers_are_forgotten_inside_inference_mode_too(explain: Any) -> None:
+    net, x = deep(), rows()
+    expected = mprt(net, explain, x, similarities="spearman")
+    with torch.inference_mode():
+        found = mprt(net, explain, x.clone())
+    assert np.array_equal(found.similarity["spearman"], expected.similarity["spearman"])
+
+
 def test_the_class_that_is_explained_stays() -> None:
     net, asked = deep(), []
 
@@ -181,6 +190,8 @@ def test_curves_are_drawn_over_the_layers(tmp_path: Any) -> None:
     ("change", "error", "message"),
     [
         ({"order": "topdown"}, ValueError, "order must be one of .* did you mean top_down"),
+        ({"similarities": 5}, TypeError, "similarities must be names, got int"),
+        ({"similarities": [["spearman"]]}, ValueError, r"got \['spearman'\]"),
         ({"similarities": ("spearmen",)}, ValueError, "got 'spearmen'; did you mean spearman"),
         ({"seed": -1}, ValueError, "seed must be an integer >= 0, got -1"),
         ({"model": lambda x: x}, TypeError, "model must be a torch module, got function"),

@@ -170,6 +170,16 @@ def test_methods_are_known_by_name_too() -> None:
     np.testing.assert_allclose(one.spearman, other.spearman)
 
 
+@pytest.mark.parametrize("explain", [gradient, "saliency"])
+def test_weights_are_perturbed_inside_inference_mode_too(explain: Any) -> None:
+    net = mlp(FEATURES)
+    expected = model_perturbation(net, explain, rows(), (0.1, 0.5), similarities="spearman")
+    with torch.inference_mode():
+        found = model_perturbation(net, explain, rows(), (0.1, 0.5), similarities=RANKS)
+    assert np.array_equal(found.spearman, expected.spearman)
+    assert np.array_equal(found.logit_change, expected.logit_change)
+
+
 def test_ranks_of_equal_numbers_are_shared() -> None:
     assert average_ranks(torch.tensor([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1.0, 3.5, 2.0]
     rise = torch.arange(9.0)
@@ -219,6 +229,8 @@ def test_curves_are_drawn(tmp_path: Any) -> None:
         ({"levels": ()}, ValueError, r"levels must have at least one level, got \(\)"),
         ({"levels": (-1,)}, ValueError, "levels must be a finite number >= 0, got -1"),
         ({"n_draws": 0}, ValueError, "n_draws must be an integer >= 1, got 0"),
+        ({"similarities": 5}, TypeError, "similarities must be names, got int"),
+        ({"similarities": [["spearman"]]}, ValueError, r"got \['spearman'\]"),
         ({"similarities": ("spearmen",)}, ValueError, "got 'spearmen'; did you mean spearman"),
         ({"model": lambda x: x}, TypeError, "model must be a torch module, got function"),
         ({"model": nn.Unflatten(1, (3, 4))}, ValueError, r"model must return \[B, n\]"),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError
 from ..methods import Saliency
+from ..runtime.inference import outside_inference_mode
 from .asked import check_count, check_size
 from .perturbed_model import Explain, Explained, PerturbedModel
 
@@ -46,6 +47,7 @@ class GeometricEnsemble:
         return float(self.kept.double().mean())
 
 
+@outside_inference_mode
 def geometric_ensemble(
     model: nn.Module,
     loss: Callable[[nn.Module], Tensor | float],

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..errors import ArgumentError
+from ..runtime.inference import outside_inference_mode
 from .asked import check_count, check_size
 from .perturbed_model import Explain, Explained, PerturbedModel
 from .similarity import SIMILARITIES, Compared, FloatArray, check_similarities
@@ -56,6 +57,7 @@ class ModelPerturbation:
         save_figure(figure, path)
 
 
+@outside_inference_mode
 def model_perturbation(
     model: nn.Module,
     explain: Explain | str,
@@ -65,7 +67,7 @@ def model_perturbation(
     seed: int = 0,
     *,
     target: Any = None,
-    similarities: Sequence[str] = SIMILARITIES,
+    similarities: str | Sequence[str] = SIMILARITIES,
     select_output: Callable[[Any], Tensor] | None = None,
     **options: Any,
 ) -> ModelPerturbation:
@@ -93,7 +95,7 @@ def model_perturbation(
         seed: of the directions.
         target: a class, or [B] of them; None explains what the unperturbed model predicts, at
             every level.
-        similarities: some of "spearman", "ssim" and "hog"; the last two need scikit-image.
+        similarities: one or some of "spearman", "ssim" and "hog"; the last two need scikit-image.
         select_output: picks the output tensor from what the model returns.
         options: of the method that `explain` names.
 
@@ -115,7 +117,7 @@ def model_perturbation(
     for level in levels:
         check_size(op, "levels", level)
     check_count(op, "n_draws", n_draws)
-    check_similarities(op, similarities)
+    similarities = check_similarities(op, similarities)
     perturbed = PerturbedModel(op, model, seed)
     explained = Explained(op, perturbed.model, explain, inputs, target, select_output, options)
     own = Compared(explained.maps(perturbed.model), similarities)

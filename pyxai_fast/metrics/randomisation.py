@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ArgumentError, near
+from ..runtime.inference import outside_inference_mode
 from ..runtime.random_state import seeded
 from ..runtime.training import seed_of
 from .asked import check_count
@@ -57,6 +58,7 @@ class ModelRandomisation:
         save_figure(figure, path)
 
 
+@outside_inference_mode
 def mprt(
     model: nn.Module,
     explain: Explain | str,
@@ -65,7 +67,7 @@ def mprt(
     *,
     order: str = "top_down",
     seed: int = 0,
-    similarities: Sequence[str] = ("spearman",),
+    similarities: str | Sequence[str] = ("spearman",),
     select_output: Callable[[Any], Tensor] | None = None,
     **options: Any,
 ) -> ModelRandomisation:
@@ -88,8 +90,8 @@ def mprt(
             "bottom_up" begins with the first; "independent" only one at a time. Layers come in the
             order of `named_modules`.
         seed: of the new weights.
-        similarities: some of "spearman", "ssim" and "hog", of the sizes of attributions, as in
-            `model_perturbation`; the last two need scikit-image.
+        similarities: one or some of "spearman", "ssim" and "hog", of the sizes of attributions, as
+            in `model_perturbation`; the last two need scikit-image.
         select_output: picks the output tensor from what the model returns.
         options: of the method that `explain` names.
 
@@ -111,7 +113,7 @@ def mprt(
             f"{op}: order must be one of {', '.join(ORDERS)}, got {order!r}{near(order, ORDERS)}"
         )
     check_count(op, "seed", seed, 0)
-    check_similarities(op, similarities)
+    similarities = check_similarities(op, similarities)
     forgetful = copy_of(op, model)
     layers = _layers(forgetful)
     if not layers:

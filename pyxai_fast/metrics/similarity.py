@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import ArgumentError, near
+from ..errors import ArgumentError, is_one_of, near
 from ..models.errors import MissingDependency
 
 FloatArray = NDArray[np.float64]
@@ -19,13 +19,18 @@ SIMILARITIES = ("spearman", "ssim", "hog")
 SMALLEST = 8
 
 
-def check_similarities(op: str, names: Sequence[str]) -> None:
-    for name in names:
-        if name not in SIMILARITIES:
+def check_similarities(op: str, names: str | Sequence[str]) -> tuple[str, ...]:
+    """The names that are asked for; one may stand by itself."""
+    if not isinstance(names, Iterable):
+        raise TypeError(f"{op}: similarities must be names, got {type(names).__name__}")
+    asked = (names,) if isinstance(names, str) else tuple(names)
+    for name in asked:
+        if not is_one_of(name, SIMILARITIES):
             raise ArgumentError(
                 f"{op}: similarities must be among {', '.join(SIMILARITIES)}, got {name!r}"
-                f"{near(name, SIMILARITIES)}"
+                f"{near(str(name), SIMILARITIES)}"
             )
+    return asked
 
 
 class Compared:
