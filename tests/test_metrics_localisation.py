@@ -10,6 +10,7 @@ import torch
 from assertions import assert_same_bits
 from hypothesis import given
 from hypothesis import strategies as st
+from largest_tensor import LargestTensor
 from torch import Tensor
 
 from pyxai_fast.metrics import best_iou, energy_inside, heat, iou, iou_area, pointing_game
@@ -99,13 +100,21 @@ def test_tolerance_is_the_distance_to_the_nearest_place_inside() -> None:
     mask &= torch.rand(mask.shape, generator=torch.Generator().manual_seed(4)) < 0.1
     mask[:, 0, 0] = True
     hot = heat(maps)
-    for tolerance in (1, 2, 3.5):
+    for tolerance in (0.5, 1, 2, 3.5, 5, 40):
         expected = []
         for b in range(6):
             hottest, inside = (hot[b] == 1).nonzero().double(), mask[b].nonzero().double()
             nearest = (hottest[:, None] - inside).norm(dim=2).amin(1)
             expected.append(float((nearest < tolerance).double().mean()))
         assert pointing_game(maps, mask, tolerance=tolerance).tolist() == expected
+
+
+@pytest.mark.parametrize("tolerance", [1e5, 1e200])
+def test_a_tolerance_larger_than_the_picture_makes_no_larger_tensor(tolerance: float) -> None:
+    maps, mask = some_maps()
+    with LargestTensor() as largest:
+        assert pointing_game(maps, mask, tolerance=tolerance).tolist() == [1.0] * len(maps)
+    assert largest.bytes <= 8 * (mask.numel() + 4 * len(mask) * sum(mask.shape[1:]))
 
 
 @given(st.integers(1, 5), st.integers(0, 3), st.integers(1, 6), st.integers(0, 99))

@@ -11,11 +11,12 @@ a TypeError or ValueError that names the argument, what it must be and what it i
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, pad
+from torch.nn.functional import pad
 
 from ..errors import ArgumentError
 from .asked import check_size
@@ -112,10 +113,21 @@ def _near(op: str, mask: Tensor, distance: float) -> Tensor:
             f"{op}: tolerance must be 0 but for masks [B, H, W] or [B, 1, H, W], got {distance} "
             f"and {list(mask.shape)}"
         )
-    reach = int(distance)
-    squares = torch.arange(-reach, reach + 1, device=mask.device).square()
-    disc = squares[:, None] + squares < distance**2
-    return conv2d(mask.float(), disc.float()[None, None], padding=reach) > 0.5
+    height, width = mask.shape[2:]
+    distance = min(distance, height + width)  # nothing is farther away
+    column = torch.arange(width, device=mask.device)
+    squares = torch.arange(width, dtype=torch.float64).square()
+    # How many places are inside before each of a row.
+    before = pad(mask.long().cumsum(3), (1, 0))
+    near = torch.zeros_like(mask)
+    for away in range(min(math.ceil(distance), height)):
+        # Of the rows so far above and below, the places that the disc covers.
+        reach = int((squares + away**2 < distance**2).sum()) - 1
+        first, end = (column - reach).clamp(min=0), (column + reach + 1).clamp(max=width)
+        met = before[..., end] > before[..., first]
+        near[:, :, away:] |= met[:, :, : height - away]
+        near[:, :, : height - away] |= met[:, :, away:]
+    return near
 
 
 def _aligned(op: str, attributions: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
