@@ -136,7 +136,7 @@ def explain(
     defaults = inspect.signature(kind.__init__).parameters
     slope: dict[str, Any] = {}
     if "gradient" in defaults:
-        slope["gradient"] = _gradient(gradient)
+        slope["gradient"] = gradient_of(gradient)
     elif gradient is not None:
         raise ArgumentError(
             f"explain: gradient must not be given for {method}, which takes none, got {gradient!r}"
@@ -298,7 +298,12 @@ def _method_class(method: str) -> type[AttributionMethod]:
     return METHODS[method]
 
 
-def _gradient(gradient: str | Gradient | None) -> Gradient:
+def gradient_of(gradient: str | Gradient | None) -> Gradient:
+    """How slopes are found, from how that is named; None is autograd.
+
+    Raises:
+        ArgumentError: a name that is none, or of one that needs a prior.
+    """
     if gradient is None:
         return Autograd()
     if not isinstance(gradient, str):

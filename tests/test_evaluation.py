@@ -410,6 +410,27 @@ def test_budgets_that_cannot_be_kept_are_refused(
         scaled(method, options, budget)
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("geometrically_guided_ig", {"n_ascent": 0}, "n_ascent must be an integer >= 1, got 0"),
+        ("geometrically_guided_ig", {"n_steps": -1}, "n_steps must be an integer >= 1, got -1"),
+        ("geometrically_guided_ig", {"first_point": "a"}, "first_point must be an integer >= 0"),
+        ("geometrically_guided_ig", {"n_steps": 3, "first_point": 4}, "first_point must be at mo"),
+        ("stick_breaking_ig", {"n_steps": 0}, "n_steps must be an integer >= 1, got 0"),
+        ("stick_breaking_ig", {"n_paths": "abc"}, "n_paths must be an integer >= 1, got 'abc'"),
+        ("freemcg", {"levels": []}, r"levels must be different integers, at least one, got \[\]"),
+        ("freemcg", {"levels": 5}, "levels must be different integers, at least one, got 5"),
+        ("freemcg", {"n_particles": "a"}, "n_particles must be an integer >= 1, got 'a'"),
+    ],
+)
+def test_counts_that_make_no_sense_are_named_before_they_divide_a_budget(
+    method: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{method}: {message}"):
+        scaled(method, options, 40)
+
+
 def test_a_model_that_only_answers_is_asked_no_more_than_it_must(digits: Tensor) -> None:
     model = load_demo_model()
     box = BlackBox(lambda x: model(x))
@@ -651,9 +672,17 @@ def test_rows_that_are_not_the_next_are_replaced(tmp_path: Path) -> None:
         ({"methods": {"saliency": {"n_steps": 3}}}, TypeError, "options of saliency must be among"),
         ({"methods": []}, ValueError, "methods must name at least one, got none"),
         ({"methods": {"random": elsewhere}}, ValueError, "must not be called random or centre"),
+        ({"methods": 5}, TypeError, "methods must be names, options or functions, got int"),
+        (
+            {"methods": {"a": {"method": ["x"]}}},
+            TypeError,
+            r"name of a method, got \['x'\]",
+        ),
         ({"methods": {"a": 3}}, TypeError, "names, options or functions, got int for 'a'"),
         ({"methods": [elsewhere, elsewhere]}, ValueError, "got 'elsewhere' twice"),
         ({"metrics": "insertoin"}, ValueError, "'insertoin'; did you mean insertion"),
+        ({"metrics": 5}, TypeError, "evaluate: metrics must be names, got int"),
+        ({"metrics": [["deletion"]]}, ValueError, r"metrics must be among .* got \['deletion'\]"),
         ({"metrics": "iou"}, ValueError, "masks must be given for iou"),
         ({"inputs": torch.rand(3, 8)}, ValueError, r"floating-point \[B, C, H, W\]"),
         ({"inputs": [1]}, TypeError, "inputs must be a tensor, got list"),
@@ -661,7 +690,19 @@ def test_rows_that_are_not_the_next_are_replaced(tmp_path: Path) -> None:
         ({"masks": torch.ones(2, 32, 32)}, TypeError, "masks must be a tensor of bool"),
         ({"signed": "no"}, ValueError, "signed must be True, False or 'both', got 'no'"),
         ({"target": [1, 2, 3]}, ValueError, "one for each of 2 inputs"),
+        ({"target": "a"}, TypeError, "evaluate: target must be a class, .* got 'a'"),
         ({"target": 7}, ValueError, "target must be from 0 to 1"),
+        ({"budget": "a"}, ValueError, "evaluate: budget must be an integer >= 1, got 'a'"),
+        (
+            {"methods": {"saliency": {"gradient": "freemcg"}}},
+            ValueError,
+            "gradient must be an instance where it needs a prior",
+        ),
+        (
+            {"methods": {"saliency": {"gradient": "freemcg"}}, "budget": 9},
+            ValueError,
+            "gradient must be an instance where it needs a prior",
+        ),
         ({"batch_size": 0}, ValueError, "batch_size must be an integer >= 1"),
         ({"names": ["a"]}, ValueError, "names must be one for each of 2 inputs, got 1"),
         ({"methods": lambda m, x, t: x[:, :, :4]}, ValueError, "must return attributions"),

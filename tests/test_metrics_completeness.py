@@ -91,6 +91,12 @@ def test_chunks_change_nothing() -> None:
         ({"attributions": torch.rand(3, 4)}, ValueError, "attributions must be shaped as the inp"),
         ({"attributions": torch.rand(3, 12).int()}, TypeError, "attributions must be floating-po"),
         ({"baselines": torch.rand(2, 12)}, ValueError, r"baselines must be .* got \[2, 12\]"),
+        (
+            {"baselines": object()},
+            TypeError,
+            "baselines must be a number, a tensor, .* got <object",
+        ),
+        ({"target": "a"}, TypeError, r"target must be a class, or \[3\] classes, got 'a'"),
         ({"target": 7}, ValueError, "target must be from 0 to 2"),
         ({"output": "odds"}, ValueError, "output must be one of .* got 'odds'"),
     ],

@@ -209,6 +209,7 @@ def test_areas_are_those_of_trapezoids_over_the_span() -> None:
         ({"n_steps": 0}, ValueError, "n_steps must be an integer >= 1, got 0"),
         ({"n_steps": 2.5}, ValueError, "n_steps must be an integer >= 1, got 2.5"),
         ({"baselines": "grey"}, ValueError, "baselines must be a number, .* got 'grey'"),
+        ({"baselines": None}, TypeError, "baselines must be a number, .* got None"),
         ({"baselines": torch.rand(2, 3, 8, 6)}, ValueError, r"baselines .* got \[2, 3, 8, 6\]"),
         ({"attributions": torch.rand(3, 8, 6)}, ValueError, "attributions must be shaped as the"),
         ({"target": 9}, ValueError, "target must be from 0 to 4"),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..combinations import COMBINATIONS
 from ..errors import ArgumentError
-from ..gradients import GRADIENTS, FreeMCG
+from ..front_door import gradient_of
+from ..gradients import FreeMCG
 from ..methods import METHODS
 from ..methods.perturbation import LEAST_QUERIES
+from ..metrics.asked import check_count
 
 # Points of a path from a diffusion model: at least as many as the model was trained on.
 LEARNT_STEPS = 50
@@ -48,9 +50,13 @@ def scaled(method: str, options: Mapping[str, Any], budget: int) -> Scaled:
         budget: evaluations of the model for each map.
 
     Raises:
-        ArgumentError: the budget is too small, or an option says the same thing.
+        ArgumentError: the budget is too small, or an option says the same thing, or is not what the
+            method takes.
     """
+    check_count("evaluate", "budget", budget)
     takes = options_of(method)
+    for name in takes & {*options} & {"n_steps", "n_paths", "n_ascent", "n_particles"}:
+        check_count(method, name, options[name])
     if method == "freemcg":
         return _particles(options, budget)
     each = _evaluations(options.get("gradient"))
@@ -100,9 +106,7 @@ def options_of(method: str) -> set[str]:
 
 def _evaluations(gradient: Any) -> int:
     """Of each point."""
-    if isinstance(gradient, str) and gradient in GRADIENTS:
-        gradient = GRADIENTS[gradient]()  # type: ignore[call-arg]
-    return int(getattr(gradient, "evaluations", 1))
+    return int(getattr(gradient_of(gradient), "evaluations", 1))
 
 
 def _within(options: dict[str, Any], asks: int, budget: int) -> Scaled:
@@ -119,6 +123,10 @@ def _within(options: dict[str, Any], asks: int, budget: int) -> Scaled:
 
 def _particles(options: Mapping[str, Any], budget: int) -> Scaled:
     levels = options.get("levels", inspect.signature(FreeMCG).parameters["levels"].default)
+    if not isinstance(levels, Sequence) or isinstance(levels, str) or not levels:
+        raise ArgumentError(
+            f"freemcg: levels must be different integers, at least one, got {levels!r}"
+        )
     particles = options.get("n_particles", (budget - 1) // len(levels))
     if particles < 2:
         raise ArgumentError(
@@ -131,7 +139,13 @@ def _particles(options: Mapping[str, Any], budget: int) -> Scaled:
 def _climbs(options: Mapping[str, Any], points: int) -> tuple[dict[str, int], int]:
     """Climbs of n_ascent steps from n_steps + 1 points, or fewer."""
     left_out = options.get("first_point", 0)
+    check_count("geometrically_guided_ig", "first_point", left_out, 0)
     if "n_steps" in options:
+        if left_out > options["n_steps"]:
+            raise ArgumentError(
+                f"geometrically_guided_ig: first_point must be at most n_steps, got {left_out} and "
+                f"{options['n_steps']}"
+            )
         starts = options["n_steps"] + 1 - left_out
         ascent = max(1, points // starts)
     elif "n_ascent" in options:

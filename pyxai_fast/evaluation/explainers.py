@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError
 from ..explanation import Explanation
-from ..front_door import check_options, explain
+from ..front_door import check_options, explain, gradient_of
 from ..models.black_box import BlackBox
 from ..models.preprocessing import Preprocessing
 from .budget import options_of, scaled
@@ -76,6 +76,10 @@ def listed(methods: Methods) -> dict[str, tuple[str, dict[str, Any]] | Function]
     """
     if isinstance(methods, str) or callable(methods):
         methods = [methods]
+    if not isinstance(methods, Iterable):
+        raise TypeError(
+            f"evaluate: methods must be names, options or functions, got {type(methods).__name__}"
+        )
     found: dict[str, tuple[str, dict[str, Any]] | Function] = {}
     pairs = methods.items() if isinstance(methods, Mapping) else ((_name(m), m) for m in methods)
     for label, asked in pairs:
@@ -95,7 +99,13 @@ def listed(methods: Methods) -> dict[str, tuple[str, dict[str, Any]] | Function]
             found[label] = asked, {}
         elif isinstance(asked, Mapping):
             options = dict(asked)
-            found[label] = options.pop("method", label), options
+            method = options.pop("method", label)
+            if not isinstance(method, str):
+                raise TypeError(
+                    f"evaluate: methods must give the name of a method, got {method!r} for "
+                    f"{label!r}"
+                )
+            found[label] = method, options
         elif callable(asked):
             found[label] = asked
         else:
@@ -136,6 +146,7 @@ def by_name(
     output = own.pop("output", common.pop("output", None))
     baselines = own.pop("baselines", None)
     check_options(method, own, output=output)
+    gradient_of(gradient)
     note = None
     if budget is not None:
         fitted = scaled(method, own | ({} if gradient is None else {"gradient": gradient}), budget)

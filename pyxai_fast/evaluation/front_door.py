@@ -224,7 +224,12 @@ def _check(model: Any, inputs: Any, masks: Any, batch_size: Any) -> None:
 def _targets(target: Any, count: int) -> Any:
     if target is None or isinstance(target, int):
         return target
-    given = torch.as_tensor(target)
+    try:
+        given = torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"evaluate: target must be a class, or one for each of {count} inputs, got {target!r}"
+        ) from error
     if given.dim() and len(given) != count:
         raise ArgumentError(
             f"evaluate: target must be a class, or one for each of {count} inputs, got "

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..errors import ArgumentError, near
+from ..errors import ArgumentError, is_one_of, near
 from ..metrics.complexity import complexity, sparseness
 from ..metrics.curve import Curve
 from ..metrics.diffid import diffid
@@ -350,16 +350,19 @@ def chosen(names: str | Sequence[str], with_masks: bool) -> tuple[str, ...]:
     masks, and none of these needs them, those of localisation.
 
     Raises:
+        TypeError: what is no names.
         ArgumentError: a name that is none, or one that needs masks where there are none.
     """
+    if not isinstance(names, (str, Iterable)):
+        raise TypeError(f"evaluate: metrics must be names, got {type(names).__name__}")
     asked = (names,) if isinstance(names, str) else tuple(names)
     if not asked:
         raise ArgumentError("evaluate: metrics must name at least one, got none")
     for name in asked:
-        if name not in METRICS:
+        if not is_one_of(name, METRICS):
             raise ArgumentError(
                 f"evaluate: metrics must be among {', '.join(METRICS)}, got {name!r}"
-                f"{near(name, METRICS)}"
+                f"{near(str(name), METRICS)}"
             )
         if METRICS[name].needs_masks and not with_masks:
             raise ArgumentError(f"evaluate: masks must be given for {name}, got none")

@@ -239,7 +239,12 @@ def check_attributions(op: str, attributions: Any, inputs: Tensor) -> Tensor:
 def classes_of(op: str, target: Any, outputs: Tensor) -> Tensor:
     """int64 [B]: the classes that are named, or those that the outputs [B, n] predict."""
     batch, classes = outputs.shape
-    chosen = outputs.argmax(1) if target is None else torch.as_tensor(target)
+    try:
+        chosen = outputs.argmax(1) if target is None else torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{op}: target must be a class, or [{batch}] classes, got {target!r}"
+        ) from error
     wrong = chosen.is_floating_point() or chosen.dtype == torch.bool
     if wrong or tuple(chosen.shape) not in ((), (1,), (batch,)):
         raise ArgumentError(

@@ -100,7 +100,12 @@ def baseline_of(op: str, inputs: Tensor, baselines: Tensor | float | str) -> Ten
                 f"'blur', got {baselines!r} for {list(inputs.shape)}"
             )
         return gaussian_blur(inputs, max(inputs.shape[-2:]) * BLUR)
-    base = torch.as_tensor(baselines, dtype=inputs.dtype, device=inputs.device).detach()
+    try:
+        base = torch.as_tensor(baselines, dtype=inputs.dtype, device=inputs.device).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{op}: baselines must be a number, a tensor, or for pictures 'blur', got {baselines!r}"
+        ) from error
     try:
         return base.expand_as(inputs)
     except RuntimeError as error:
