@@ -406,6 +406,34 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one(tmp_path: Path) -> 
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_two_that_write_a_file_at_once_leave_a_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+
+    def interrupted(there: Path) -> None:
+        there.write_text("the first, h")
+        write_whole(path, lambda other: other.write_text("the second"))
+        assert path.read_text() == "the second"
+        with there.open("a") as file:
+            file.write("alf by half")
+
+    write_whole(path, interrupted)
+    assert path.read_text() == "the first, half by half" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_run_left_half_written_is_deleted(tmp_path: Path) -> None:
+    def killed(there: Path) -> None:
+        there.write_text("half")
+        there.rename(tmp_path / there.name)  # no `finally` of a killed process deletes it
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with pytest.raises(FileNotFoundError):
+        write_whole(elsewhere / "checkpoint.pt", killed)
+    assert len([*tmp_path.glob(".checkpoint.pt*")]) == 1
+    run(tmp_path, replace(TINY, steps=1))
+    assert not [*tmp_path.glob(".*")]
+
+
 def test_a_folder_of_grey_pictures_is_grey(tmp_path: Path) -> None:
     grey = np.full((8, 8, 3), 100, np.uint8)
     for name in ("a", "b"):

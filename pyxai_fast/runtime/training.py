@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -30,6 +31,8 @@ CHECKPOINT, REPORT = "checkpoint.pt", "recipe.json"
 _HELD = {
     "recipe", "fingerprint", "step", "seconds", "history", "network", "ema", "optimiser",
 }  # fmt: skip
+# In names of files that are being written.
+_UNFINISHED = ".new-"
 # Steps between looks at the loss, which on a GPU wait for it.
 LOOK_EVERY = 50
 
@@ -244,6 +247,9 @@ def claim(
             path = out / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     out.mkdir(parents=True, exist_ok=True)
+    # What a run that was killed left; no other writes to this folder.
+    for left in out.glob(f".*{_UNFINISHED}*"):
+        left.unlink()
     return None
 
 
@@ -261,8 +267,8 @@ def _report_of(what: str, path: Path) -> dict[str, Any]:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """All or nothing: a file is in place when it is complete."""
-    new = path.with_name(f".{path.name}.new{path.suffix}")
+    """All or nothing: a file is in place when it is complete, whoever else writes it meanwhile."""
+    new = path.with_name(f".{path.name}{_UNFINISHED}{uuid.uuid4().hex}{path.suffix}")
     try:
         write(new)
         os.replace(new, path)
