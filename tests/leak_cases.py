@@ -1,10 +1,11 @@
 """What is called again and again, and what of it stays: run in a process of its own.
 
-    python tests/leak_cases.py SECONDS [PLANTED]
+    python tests/leak_cases.py TIMES [PLANTED]
 
-prints, as JSON, for each kind of call how many there were in a window, and by how much resident
-memory, tensors and other objects grew over it. PLANTED adds a call that loses something each time:
-"tensors", "objects" or "bytes".
+prints, as JSON, for each kind of call how many there were in a window, TIMES as many as usual, and
+by how much resident memory, tensors and other objects grew over it. PLANTED are calls that lose
+something each time, in the place of all others, made as often as the quickest of these ("often")
+and as the slowest ("seldom"): "tensors", "objects" or "bytes".
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import itertools
 import json
 import os
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,8 +26,14 @@ from torch import nn
 
 Call = Callable[[int], object]
 
-# Calls before anything is looked at, and in each of the two windows, at least.
-WARM_UP, LEAST, MOST = 4, 5, 4000
+# Calls in each window, whatever the machine and its load; fewer of those of 5 ms and more.
+OFTEN, LESS_OFTEN, SELDOM = 200, 100, 30
+COUNTS = dict.fromkeys(
+    ("a new model", "counterfactual", "expected_gradients", "guided_ig", "kernel_shap"), LESS_OFTEN
+) | dict.fromkeys(("dax", "diffusion_ig", "student_gradient"), SELDOM)
+HOW_OFTEN = {"often": OFTEN, "seldom": SELDOM}
+# What the planted calls of bytes lose each time.
+LOST = 50_000
 SIDE, CLASSES = 12, 4
 
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -52,28 +58,18 @@ def held() -> Held:
     return Held(resident, tensors, len(objects) - tensors)
 
 
-def grown(call: Call, seconds: float) -> tuple[int, Held]:
-    """Calls in a window, and the least that anything grew by in one of two of them: what is made
-    once, whenever that is, grows in one alone."""
+def grown(call: Call, count: int) -> Held:
+    """The least that anything grew by in one of two windows of calls, after one that is not looked
+    at: what is made once, whenever that is, grows in one alone."""
     numbers = itertools.count()
 
-    def window() -> int:
-        began, done = time.perf_counter(), 0
-        while done < LEAST or (done < MOST and time.perf_counter() - began < seconds):
+    def after_a_window() -> Held:
+        for _ in range(count):
             call(next(numbers))
-            done += 1
-        return done
+        return held()
 
-    for _ in range(WARM_UP):
-        call(next(numbers))
-    window()
-    first = held()
-    count = window()
-    second = held()
-    count = min(count, window())
-    third = held()
-    growth = [min(b - a, c - b) for a, b, c in zip(first, second, third, strict=True)]
-    return count, Held(*growth)
+    first, second, third = after_a_window(), after_a_window(), after_a_window()
+    return Held(*(min(b - a, c - b) for a, b, c in zip(first, second, third, strict=True)))
 
 
 # --- what is called -------------------------------------------------------------------------------
@@ -232,7 +228,7 @@ def planted(kind: str) -> Call:
             return lost.append(torch.zeros(8))
         if kind == "objects":
             return lost.append([number])
-        return ctypes.memset(malloc(2**15), 1, 2**15)
+        return ctypes.memset(malloc(LOST), 1, LOST)
 
     return lose
 
@@ -240,12 +236,20 @@ def planted(kind: str) -> Call:
 def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    seconds, *kinds = sys.argv[1:]
-    calls = {kind: planted(kind) for kind in kinds} or methods() | others() | kernels()
+    times, *kinds = sys.argv[1:]
+    calls = methods() | others() | kernels()
+    assert set(COUNTS) <= set(calls)
+    counts = {name: COUNTS.get(name, OFTEN) for name in calls}
+    if kinds:
+        counts = {f"{kind} {often}": HOW_OFTEN[often] for kind in kinds for often in HOW_OFTEN}
+        calls = {name: planted(name.split()[0]) for name in counts}
     gc.collect()
     gc.freeze()  # modules: they are gone through once, not each time
-    found = {name: grown(call, float(seconds)) for name, call in calls.items()}
-    json.dump({name: [count, *growth] for name, (count, growth) in found.items()}, sys.stdout)
+    found = {}
+    for name, call in calls.items():
+        count = int(times) * counts[name]
+        found[name] = [count, *grown(call, count)]
+    json.dump(found, sys.stdout)
 
 
 if __name__ == "__main__":
