@@ -178,6 +178,25 @@ def test_nothing_that_changes_has_no_correlation() -> None:
     assert still.isnan().all()
 
 
+def test_rounding_is_no_correlation() -> None:
+    """All subsets lose as much, but for what float32 makes of it."""
+    x = torch.rand(3, 8, generator=torch.Generator().manual_seed(1))
+
+    class Counts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            kept = (x != 0).sum(1).double()
+            return torch.stack([kept + 1e-8 * x.double().sum(1), 0 * kept], 1)
+
+    options: dict[str, Any] = {"subset_size": 3, "output": "logit"}
+    assert faithfulness_correlation(Counts(), x, x, 0, **options).isnan().all()
+    alike = 1 + 1e-9 * x.double()
+    net = Linear(8).double()
+    assert faithfulness_correlation(net, x.double(), alike, 0, **options).isnan().all()
+    # What is small, and changes, has one.
+    small = 1e-9 * x.double()
+    assert faithfulness_correlation(net, x.double(), small, 0, **options).isfinite().all()
+
+
 def test_what_it_costs_is_counted() -> None:
     cost = Cost()
     net, x = Linear(FEATURES), rows().float()

@@ -16,6 +16,8 @@ from .random_subsets import random_subsets
 
 # Of the random numbers; see the streams of paths, gradients and queries.
 STREAM = 2**15 + 2**13
+# Of the largest of numbers that a network computes in float32.
+ROUNDING = 1e-6
 
 # Makes the subsets of some examples and runs, [S, B, size].
 Subsets = Callable[[slice, slice], Tensor]
@@ -55,7 +57,8 @@ def faithfulness_correlation(
             each: those instead of random ones.
 
     Returns:
-        float64 [B], from -1 to 1; large is good. NaN where the score, or the sum, never changes.
+        float64 [B], from -1 to 1; large is good. NaN where what the score loses,
+        or the sum, never changes by more than rounding.
 
     Raises:
         TypeError, ValueError: naming the argument, what it must be and what it is.
@@ -130,8 +133,13 @@ def _given(op: str, subsets: Any, batch: int, features: int) -> Tensor:
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson's, over the rows of [R, B]; NaN where one of them is constant."""
-    constant = (a.amax(0) == a.amin(0)) | (b.amax(0) == b.amin(0))
+    """Pearson's, over the rows of [R, B]; NaN where one of them is constant, but for rounding."""
+    constant = _constant(a) | _constant(b)
     a, b = a - a.mean(0), b - b.mean(0)
     found: Tensor = (a / a.norm(dim=0) * (b / b.norm(dim=0))).sum(0).clamp(-1, 1)
     return found.masked_fill(constant, torch.nan)
+
+
+def _constant(values: Tensor) -> Tensor:
+    span = values.amax(0) - values.amin(0)
+    return span <= ROUNDING * values.abs().amax(0)
