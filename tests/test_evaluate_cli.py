@@ -255,12 +255,42 @@ def test_a_failure_keeps_what_was_done(
     assert {row["method"] for row in rows(out)} == {"integrated_gradients", "rise"}
 
 
-def test_a_process_that_is_interrupted_says_how_to_go_on(digits: Path, out: Path) -> None:
+# Seconds in which something must have happened.
+LIMIT = 120
+# A model that answers no more as soon as there are rows.
+WAITS = """
+import pathlib, time
+from torch import nn
+from pyxai_fast import Preprocessing
+from pyxai_fast.demo.model import load_demo_model
+
+class Waits(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = load_demo_model()
+
+    def forward(self, x):
+        deadline = time.monotonic() + {limit}
+        while pathlib.Path({path!r}).exists():
+            assert time.monotonic() < deadline, "nobody interrupted"
+            time.sleep(0.01)
+        return self.model(x)
+
+def load():
+    return Waits().eval(), Preprocessing(size=(32, 32), channels=1)
+"""
+
+
+def test_a_process_that_is_interrupted_says_how_to_go_on(
+    digits: Path, tmp_path: Path, out: Path
+) -> None:
+    source = tmp_path / "waits.py"
+    source.write_text(WAITS.format(path=str(out / "maps.csv"), limit=LIMIT))
     process = subprocess.Popen(
         [
             sys.executable, "-m", "pyxai_fast", "evaluate", str(digits), "--out", str(out),
-            "--model", "demo", "--device", "cpu", "--batch-size", "2", "--methods",
-            "saliency,integrated_gradients", "--set", "n_steps=3000",
+            "--model", f"python:{source}:load", "--device", "cpu", "--batch-size", "2",
+            "--methods", "saliency",
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -270,13 +300,19 @@ def test_a_process_that_is_interrupted_says_how_to_go_on(digits: Path, out: Path
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    while process.poll() is None and not (out / "maps.csv").exists():
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + LIMIT
+        while process.poll() is None and not (out / "maps.csv").exists():
+            assert time.monotonic() < deadline, "no rows came"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
     assert process.returncode == 130, said
     assert "--resume goes on from there" in said and "Traceback" not in said
-    assert rows(out) and len(rows(out)) < 9 * 4 * 5
+    # Of two pictures, by one method: three metrics, one of which has two parts.
+    assert len(rows(out)) == 2 * 5
 
 
 @pytest.mark.parametrize(
@@ -301,6 +337,41 @@ def test_what_cannot_go_on_is_refused(
     told = capsys.readouterr().err
     assert message in told.splitlines()[0]
     assert (undisturbed / "maps.csv").read_bytes() == before
+
+
+def test_masks_that_changed_are_refused(
+    digits: Path, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = save(masks_of(4).float(), tmp_path / "masks", ".bmp")
+    arguments = ["--methods", "saliency", "--metrics", "iou", "--limit", "3"]
+    assert run(digits, out, *arguments, "--masks", str(masks)) == 0
+    before = (out / "maps.csv").read_bytes()
+    # The same masks may lie somewhere else, and those of other pictures do not count.
+    masks = masks.rename(tmp_path / "moved")
+    (masks / "03.bmp").unlink()
+    assert run(digits, out, *arguments, "--masks", str(masks), "--resume") == 0
+    capsys.readouterr()
+    for change, told in ((edit, "masks.digest"), (Path.unlink, "masks.count 3 then, 2 now")):
+        change(masks / "01.bmp")
+        assert run(digits, out, *arguments, "--masks", str(masks), "--resume") == 2
+        assert told in capsys.readouterr().err
+    assert (out / "maps.csv").read_bytes() == before
+
+
+def edit(mask: Path) -> None:
+    """Another mask, in a file of as many bytes."""
+    bytes_ = mask.read_bytes()
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+    assert len(mask.read_bytes()) == len(bytes_) and mask.read_bytes() != bytes_
+
+
+def test_a_package_that_a_metric_misses_is_told_before_anything_is_made(
+    digits: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.interpolate", None)
+    assert run(digits, out, "--methods", "saliency", "--metrics", "deletion,sic") != 0
+    assert "evaluate: sic: SciPy is needed" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_files_of_a_comparison_without_a_record_are_kept(

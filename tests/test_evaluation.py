@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from pyxai_fast.evaluation.rows_file import RowsFile
 from pyxai_fast.evaluation.statistics import FEWEST, costs, difference_of, judged
 from pyxai_fast.metrics import bootstrap
 from pyxai_fast.metrics.bootstrap import RESAMPLES, band_of, mean_of
+from pyxai_fast.runtime.progress import Progress, Silence
 
 pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn")
 pytest.importorskip("safetensors", reason="the demo's weights are a safetensors file")
@@ -715,6 +717,41 @@ def test_what_cannot_be_compared_is_refused(
     call: dict[str, Any] = {"model": SeesCheckers(), "inputs": pictures(2), "methods": "saliency"}
     with pytest.raises(kind, match=message):
         evaluate(**(call | changed))
+
+
+@pytest.mark.parametrize("metric", ["sic", "aic"])
+def test_what_a_metric_cannot_judge_is_refused_before_any_map_is_made(metric: str) -> None:
+    pytest.importorskip("scipy", reason="SciPy is not installed")
+    with pytest.raises(ValueError, match=rf"evaluate: {metric}: inputs must be pixels in \[0, 1\]"):
+        evaluate(SeesCheckers(), 2 * pictures(2), never, ("deletion", metric))
+
+
+def test_a_package_that_a_metric_misses_is_told_before_any_map_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.interpolate", None)
+    with pytest.raises(ImportError, match="evaluate: sic: SciPy is needed"):
+        evaluate(SeesCheckers(), pictures(2), never, ("deletion", "sic"))
+
+
+def never(model: Any, inputs: Tensor, target: Tensor) -> Tensor:
+    raise AssertionError("a map is made")
+
+
+@pytest.mark.parametrize("changed", [{"names": ["a"]}, {"names": 5}, {"target": [1, 2, 3]}])
+def test_what_is_refused_has_no_progress_bar(
+    changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+
+    def opening(*arguments: Any) -> Progress:
+        opened.append(arguments)
+        return Silence()
+
+    monkeypatch.setattr("pyxai_fast.evaluation.front_door.job_progress", opening)
+    with pytest.raises((TypeError, ValueError), match="one for each of 2 inputs"):
+        evaluate(SeesCheckers(), pictures(2), "saliency", progress=True, **changed)
+    assert not opened
 
 
 def test_a_result_that_there_is_not_is_refused(of_digits: Comparison) -> None:

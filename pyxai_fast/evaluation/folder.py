@@ -32,6 +32,7 @@ from .front_door import about_of, comparison_of
 from .gallery import Gallery, spread
 from .loop import Comparing, Pictures
 from .mask_folder import MaskFolder
+from .metrics import check_pictures
 from .rows_file import RowsFile
 
 RECORD = "comparison.json"
@@ -152,6 +153,8 @@ def compare_folder(
     first = next(iter(explainers.values()))
     model, preprocessing, device = first.model, first.model.preprocessing, first.device
     counts = isinstance(model.module, BlackBox)
+    # Pixels that are read are in [0, 1].
+    check_pictures(metrics, torch.zeros(1, preprocessing.channels, 2, 2))
     folder.out.mkdir(parents=True, exist_ok=True)
     with folder_lock(folder.out):
         then = folder.record() or {}
@@ -178,7 +181,7 @@ def compare_folder(
                 "metrics": list(metrics),
                 "orders": list(orders),
                 "pictures": {"count": len(items), "digest": digest(items)},
-                "masks": None if masks is None else str(masks.folder),
+                "masks": None if masks is None else masks.fingerprint([item.key for item in items]),
                 "target": target,
                 "seed": seed,
                 "budget": budget,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from .entries import Entry, Spent
 from .explainers import Explainer, Methods, by_function, by_name, control, listed
 from .gallery import Gallery, spread
 from .loop import ORDERS, Comparing, Pictures
-from .metrics import DEFAULT, chosen
+from .metrics import DEFAULT, check_pictures, chosen
 from .rows_file import RowsFile
 
 
@@ -84,6 +84,7 @@ def evaluate(
 
     Raises:
         TypeError, ValueError: naming the argument, what it must be and what it is.
+        ImportError: a metric needs a package that is not installed.
         QueryError: a BlackBox could not answer.
 
     Example:
@@ -99,6 +100,8 @@ def evaluate(
     _check(model, inputs, masks, batch_size)
     orders = orders_of(signed)
     metrics = chosen(metrics, masks is not None)
+    check_pictures(metrics, inputs)
+    targets, called = _targets(target, len(inputs)), _names(names, len(inputs))
     asked = prepare(model, precision=precision, compile=compile)
     device = model_device(model) or inputs.device
     common: dict[str, Any] = {
@@ -123,18 +126,13 @@ def evaluate(
         RowsFile(None, Spent.COLUMNS),
         Gallery(spread(len(inputs))),
         exact=model,
-        target=_targets(target, len(inputs)),
+        target=targets,
         preprocessing=preprocessing,
         select_output=select_output,
         class_names=class_names,
         seed=seed,
         progress=bar,
     )
-    called = [str(n) for n in range(len(inputs))] if names is None else list(map(str, names))
-    if len(called) != len(inputs):
-        raise ArgumentError(
-            f"evaluate: names must be one for each of {len(inputs)} inputs, got {len(called)}"
-        )
     try:
         for first in range(0, len(inputs), batch_size):
             some = slice(first, first + batch_size)
@@ -236,6 +234,21 @@ def _targets(target: Any, count: int) -> Any:
             f"{list(given.shape)}"
         )
     return given
+
+
+def _names(names: Any, count: int) -> list[str]:
+    if names is None:
+        return [str(number) for number in range(count)]
+    if not isinstance(names, Iterable):
+        raise TypeError(
+            f"evaluate: names must be one for each of {count} inputs, got {type(names).__name__}"
+        )
+    called = [str(name) for name in names]
+    if len(called) != count:
+        raise ArgumentError(
+            f"evaluate: names must be one for each of {count} inputs, got {len(called)}"
+        )
+    return called
 
 
 def _masks(masks: Tensor, pixels: Tensor) -> Tensor:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +48,25 @@ class MaskFolder:
     def has(self, picture: str) -> bool:
         """Whether there is one for a picture, a path or the name of a member of a tar file."""
         return _stem(picture) in self._files
+
+    def fingerprint(self, pictures: Iterable[str]) -> dict[str, Any]:
+        """How many pictures have a mask, and a digest of the files of these.
+
+        Raises:
+            ArgumentError: one of them cannot be read.
+        """
+        state, count = hashlib.sha256(), 0
+        for stem in map(_stem, pictures):
+            path = self._files.get(stem)
+            if path is None:
+                continue
+            try:
+                held = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError as error:
+                raise ArgumentError(f"evaluate: masks must be readable, got {error}") from error
+            state.update(f"{stem}\0{held}\n".encode(errors="surrogateescape"))
+            count += 1
+        return {"count": count, "digest": f"sha256:{state.hexdigest()}"}
 
     def read(self, picture: str, preprocessing: Preprocessing, size: tuple[int, int]) -> Tensor:
         """Bool [1, H, W]; nothing is inside where there is no mask.

@@ -15,7 +15,11 @@ from ..metrics.curve import Curve
 from ..metrics.diffid import diffid
 from ..metrics.faithfulness import faithfulness_correlation
 from ..metrics.infidelity import infidelity
-from ..metrics.information_curves import InformationCurves, performance_information
+from ..metrics.information_curves import (
+    InformationCurves,
+    check_askable,
+    performance_information,
+)
 from ..metrics.insertion_deletion import deletion, insertion
 from ..metrics.localisation import best_iou, energy_inside, iou, iou_area, pointing_game
 from ..metrics.road import Road, road
@@ -89,6 +93,8 @@ class Metric:
             there is none.
         parts: further metrics that are read from the same answers, and come along.
         part: whether it is one of these, and stands in no headline.
+        check: called as check(op, inputs), refuses pictures that it cannot judge, before any map is
+            made of them; None where it judges all.
     """
 
     meaning: str
@@ -102,6 +108,7 @@ class Metric:
     base: int | None = None
     parts: tuple[str, ...] = ()
     part: bool = False
+    check: Callable[[str, Tensor], None] | None = None
 
     @property
     def good(self) -> str:
@@ -254,6 +261,7 @@ METRICS: dict[str, Metric] = {
         ordered=True,
         along="share of the information",
         across="share of the score",
+        check=check_askable,
     ),
     "aic": Metric(
         "the same, of whether the class comes first",
@@ -263,6 +271,7 @@ METRICS: dict[str, Metric] = {
         ordered=True,
         along="share of the information",
         across="share that is right",
+        check=check_askable,
     ),
     "diffid": Metric(
         "how much more often the class stays first when what ranks lowest by size is replaced by a "
@@ -369,3 +378,16 @@ def chosen(names: str | Sequence[str], with_masks: bool) -> tuple[str, ...]:
     if with_masks and not set(asked) & set(LOCALISATION):
         asked += LOCALISATION
     return tuple(dict.fromkeys(one for name in asked for one in (name, *METRICS[name].parts)))
+
+
+def check_pictures(names: Iterable[str], inputs: Tensor) -> None:
+    """Refuses pictures [B, C, H, W] that one of some metrics cannot judge.
+
+    Raises:
+        TypeError, ValueError: naming the metric, what it takes and what it gets.
+        ImportError: a package that it needs is not installed.
+    """
+    for name in names:
+        check = METRICS[name].check
+        if check is not None:
+            check(f"evaluate: {name}", inputs)

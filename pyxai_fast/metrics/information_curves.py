@@ -117,13 +117,13 @@ def performance_information(
         ImportError: SciPy is needed, and is not installed.
     """
     op = "performance_information"
-    pixels = _eight_bits(op, inputs)
+    check_askable(op, inputs)
+    pixels = (inputs.detach().double() * 255).round().to(torch.uint8)
     asked = Asked(op, model, pixels.to(inputs.dtype) / 255, target, **asking)
     ranked = check_attributions(op, attributions, asked.inputs).double().sum(1)
     shares = some_fractions(op, "thresholds", thresholds).tolist()
     check_count(op, "n_points", n_points)
     first = _known_first(asked, start, seed)
-    _interpolator()
     compression, size_of = _compression()
 
     maps, pictures = ranked.cpu().numpy(), np.moveaxis(pixels.cpu().numpy(), 1, 3)
@@ -206,8 +206,9 @@ def _interpolated(
     return found
 
 
-def _eight_bits(op: str, inputs: Any) -> Tensor:
-    """Pixels in [0, 1] as uint8."""
+def check_askable(op: str, inputs: Any) -> None:
+    """Refuses inputs that are no pictures with pixels in [0, 1], and any where SciPy is missing."""
+    _interpolator(op)
     check_inputs(op, inputs)
     if inputs.dim() != 4 or inputs.shape[1] not in (1, 3) or min(inputs.shape[2:]) < 2:
         raise ArgumentError(
@@ -219,8 +220,6 @@ def _eight_bits(op: str, inputs: Any) -> Tensor:
             f"{op}: inputs must be pixels in [0, 1], got {float(inputs.min()):g} to "
             f"{float(inputs.max()):g}; give preprocessing= for a model that takes others"
         )
-    rounded: Tensor = (inputs.detach().double() * 255).round()
-    return rounded.to(torch.uint8)
 
 
 def _known_first(asked: Asked, start: Any, seed: int) -> Mask:
@@ -242,13 +241,12 @@ def _known_first(asked: Asked, start: Any, seed: int) -> Mask:
     return drawn_first
 
 
-def _interpolator() -> Any:
+def _interpolator(op: str = "performance_information") -> Any:
     try:
         from scipy.interpolate import LinearNDInterpolator  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingDependency(
-            "performance_information: SciPy is needed to blur pictures; run: pip install "
-            "pyxai-fast[metrics]"
+            f"{op}: SciPy is needed to blur pictures; run: pip install pyxai-fast[metrics]"
         ) from error
     return LinearNDInterpolator
 
