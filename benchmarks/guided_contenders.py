@@ -5,10 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import sys
-import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,27 +112,12 @@ def image_by_image(model: nn.Module, inputs: Tensor, target: Tensor, n_steps: in
 
 @functools.cache
 def pair_module(name: str = "guided_ig") -> Any:
-    """A module of saliency.core, without the packages that others of it need; or None."""
-    if not _found():
+    """A module of PAIR's saliency; None where it is not installed."""
+    if importlib.util.find_spec("saliency") is None:
         return None
     module: Any = importlib.import_module(f"saliency.core.{name}")
     module.np = _NumPy()
     return module
-
-
-@functools.cache
-def _found() -> bool:
-    """Whether saliency is installed; its packages are there without what they import."""
-    spec = importlib.util.find_spec("saliency")
-    if spec is None or not spec.submodule_search_locations:
-        return False
-    place = Path(next(iter(spec.submodule_search_locations)))
-    for package, folder in (("saliency", place), ("saliency.core", place / "core")):
-        if package not in sys.modules:
-            made = types.ModuleType(package)
-            made.__path__ = [str(folder)]
-            sys.modules[package] = made
-    return True
 
 
 class _NumPy:

@@ -7,7 +7,6 @@ float32 on the CPU, of any size.
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -91,8 +90,7 @@ def contenders_of(budget: Budget) -> dict[str, Contender]:
 
 
 def _installed(module: str) -> bool:
-    # What is loaded may have no spec: pair_module's is made by hand.
-    return module in sys.modules or importlib.util.find_spec(module) is not None
+    return importlib.util.find_spec(module) is not None
 
 
 # --- captum --------------------------------------------------------------------------------------
