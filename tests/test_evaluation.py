@@ -22,7 +22,7 @@ from pyxai_fast.demo.data import load_digits
 from pyxai_fast.demo.model import load_demo_model
 from pyxai_fast.evaluation import METRICS, Comparison, evaluate
 from pyxai_fast.evaluation.budget import options_of, scaled
-from pyxai_fast.evaluation.controls import centre_maps, random_maps
+from pyxai_fast.evaluation.controls import CONTROLS, random_maps
 from pyxai_fast.evaluation.entries import Entry, Spent
 from pyxai_fast.evaluation.rows_file import RowsFile
 from pyxai_fast.evaluation.statistics import FEWEST, costs, difference_of, judged
@@ -558,7 +558,8 @@ def test_controls_depend_on_the_picture_s_number_alone() -> None:
 
 
 def test_the_centre_is_symmetric_and_hottest_in_the_middle() -> None:
-    maps = centre_maps(torch.rand(2, 1, 9, 15), [0, 1], 0)
+    maps = CONTROLS["centre"](torch.rand(2, 3, 9, 15), [0, 1], 0)
+    assert maps.shape == (2, 1, 9, 15)
     torch.testing.assert_close(maps, maps.flip(2, 3))
     assert int(maps[0].argmax()) == 4 * 15 + 7
 

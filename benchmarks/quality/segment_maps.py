@@ -19,10 +19,9 @@ from pyxai_fast import IntegratedGradients, SmoothGrad
 from pyxai_fast.distillation import LOSSES
 from pyxai_fast.methods import KernelShap, Lime, PerturbationMethod, Rise
 from pyxai_fast.methods.dax import DAX, StudentGradient
+from pyxai_fast.metrics.centre import centre_maps
 from pyxai_fast.models.black_box import BlackBox
 from pyxai_fast.models.preprocessing import Preprocessing
-
-CENTRE_SIGMA = 0.25  # of each side
 
 
 @dataclass(frozen=True)
@@ -232,11 +231,7 @@ def _random_maps(
 def _centre_maps(
     setup: Setup, case: Case, seed: int, wanted: Set[str]
 ) -> Iterator[tuple[str, Made]]:
-    along = [
-        (-0.5 * (torch.linspace(-0.5, 0.5, extent) / CENTRE_SIGMA) ** 2).exp()
-        for extent in case.inputs.shape[2:]
-    ]
-    yield "centre", Made(along[0][:, None] * along[1], 0, 0.0)
+    yield "centre", Made(centre_maps((1, 1, *case.inputs.shape[2:]))[0, 0], 0, 0.0)
 
 
 FAMILIES: dict[tuple[str, ...], Family] = {

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..metrics.centre import centre_maps
 
 # Of the random numbers; far from those of any method.
 STREAM = 2**15 + 2**14
-# Standard deviation of the centre, in sides of the picture.
-CENTRE_SIGMA = 0.25
 
 
 def random_maps(pixels: Tensor, numbers: Sequence[int], seed: int) -> Tensor:
@@ -31,16 +30,11 @@ def random_maps(pixels: Tensor, numbers: Sequence[int], seed: int) -> Tensor:
     return uniform
 
 
-def centre_maps(pixels: Tensor, numbers: Sequence[int], seed: int) -> Tensor:
-    """A Gaussian at the centre, where photographers put things: [B, 1, H, W], float32."""
-    along = [
-        (-0.5 * (torch.linspace(-0.5, 0.5, side, device=pixels.device) / CENTRE_SIGMA) ** 2).exp()
-        for side in pixels.shape[2:]
-    ]
-    return (along[0][:, None] * along[1]).expand(len(pixels), 1, -1, -1)
+def _centre(pixels: Tensor, numbers: Sequence[int], seed: int) -> Tensor:
+    return centre_maps((len(pixels), 1, *pixels.shape[2:]), pixels.device)
 
 
 Control = Callable[[Tensor, Sequence[int], int], Tensor]
 
 RANDOM, CENTRE = "random", "centre"
-CONTROLS: dict[str, Control] = {RANDOM: random_maps, CENTRE: centre_maps}
+CONTROLS: dict[str, Control] = {RANDOM: random_maps, CENTRE: _centre}

@@ -4,7 +4,8 @@ it. Whether a map finds what decides can then be tested, without data of others.
 ``python -m pyxai_fast.known_evidence`` trains the networks and compares the methods.
 """
 
-from .controls import centre_maps, random_maps
+from ..metrics.centre import centre_maps
+from .controls import random_maps
 from .examples import Examples
 from .localised import judged, localisation
 from .maps import MAPS, Budget, maps_of, names_of, one_channel

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
+from ..metrics.centre import centre_maps
 from ..metrics.localisation import best_iou, energy_inside, iou_area, pointing_game
-from .controls import centre_maps, random_maps
+from .controls import random_maps
 from .examples import Examples
 from .maps import MAPS, Budget, maps_of, names_of, one_channel
 
