@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
+from types import ModuleType
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Path = str | os.PathLike[str]
+
+# What is decoded: others that Pillow knows have decoders that run programs, as EPS does, or that
+# few have looked at. TGA, which has no signature, comes last.
+FORMATS = (
+    "PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "PPM", "AVIF", "JPEG2000", "TIFF", "TGA",
+)  # fmt: skip
 
 # Modes that hold more than 8 bits; Pillow's convert() would clip them at 255 instead of scaling.
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -39,8 +46,8 @@ def read_image(
     """Read one image file, turned upright, converted, resized and cropped, but not normalised.
 
     Args:
-        path: Any file Pillow reads, or one that is open. The first frame of an animation is used;
-            alpha is dropped, as model authors' own evaluation pipelines do.
+        path: A file of one of FORMATS, whatever its name, or one that is open. The first frame of
+            an animation is used; alpha is dropped, as model authors' own evaluation pipelines do.
         preprocessing: Geometry and number of channels; None keeps the size and gives RGB.
         name: What errors call it; by default its path.
 
@@ -57,7 +64,7 @@ def read_image(
         with warnings.catch_warnings():
             # Between one and two times the limit Pillow only warns: too late for a batch job.
             warnings.simplefilter("error", image_module.DecompressionBombWarning)
-            with image_module.open(path) as file:
+            with image_module.open(path, formats=_known(image_module)) as file:
                 file.load()
                 image = ops_module.exif_transpose(file)
         image = _convert(image, preprocessing.channels)
@@ -139,6 +146,12 @@ def _pillow():  # type: ignore[no-untyped-def]  # two modules
     return Image, ImageOps
 
 
+def _known(image_module: ModuleType) -> list[str]:
+    """Those of FORMATS that this Pillow has: older ones do without AVIF."""
+    image_module.init()
+    return [name for name in FORMATS if name in image_module.OPEN]
+
+
 def _convert(image: Image, channels: int) -> Image:
     if image.mode in _SIXTEEN_BIT_MODES:
         from PIL import Image as image_module
@@ -198,7 +211,7 @@ def _reason(error: Exception) -> str:
         return "is a directory, not an image file"
     name = type(error).__name__
     if name == "UnidentifiedImageError":
-        return "not an image file that Pillow can read"
+        return f"not an image file that can be read: {', '.join(FORMATS)}"
     text = (str(error).strip().splitlines() or [""])[0]
     if name.startswith("DecompressionBomb"):
         return f"too many pixels, refused as a possible decompression bomb ({text})"

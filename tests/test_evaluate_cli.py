@@ -123,7 +123,7 @@ def test_bad_files_are_told_and_skipped(
     (source / "01.png").write_bytes(b"nonsense")
     assert run(source, out, "--methods", "saliency", "--metrics", "deletion") == 1
     told = capsys.readouterr()
-    assert "01.png: not an image file that Pillow can read" in told.err
+    assert "01.png: not an image file that can be read: PNG, " in told.err
     assert "2 pictures compared; 1 could not be read" in told.out
     assert {row["picture"] for row in rows(out)} == {"0", "2"}
     assert list(summary(out)["failures"]) == [str(source / "01.png")]

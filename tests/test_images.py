@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyxai_fast.images import ImageError, gaussian_blur, read_image, read_images
+from pyxai_fast.images import FORMATS, ImageError, gaussian_blur, read_image, read_images
+from pyxai_fast.jobs.sources import SUFFIXES
 from pyxai_fast.models.errors import MissingDependency
 from pyxai_fast.models.preprocessing import Preprocessing
 
@@ -114,6 +115,44 @@ def test_files_that_cannot_be_read_are_named_and_the_others_are_returned(tmp_pat
     assert "truncated" in reasons[str(truncated)].lower()
     assert "directory" in reasons[str(tmp_path)]
     assert not any("\n" in reason for reason in reasons.values())
+
+
+def test_no_file_makes_its_decoder_run_a_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eps_module = pytest.importorskip("PIL.EpsImagePlugin")
+    picture = tmp_path / "picture.png"
+    Image.fromarray(stripes(8, 8)).save(picture, "EPS")
+    ghostscript, ran = tmp_path / "gs", tmp_path / "ran"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setattr(eps_module, "gs_binary", str(ghostscript))
+    with pytest.raises(ImageError, match=r"picture\.png: not an image file that can be read"):
+        read_image(picture)
+    with picture.open("rb") as file, pytest.raises(ImageError, match="not an image file"):
+        read_image(file)
+    assert not ran.exists()
+    # Pillow itself would have.
+    with pytest.raises(OSError), Image.open(picture) as opened:
+        opened.load()
+    assert ran.exists()
+
+
+def test_what_is_taken_for_a_picture_by_its_name_is_what_is_decoded() -> None:
+    Image.init()
+    by_name = {Image.EXTENSION[suffix] for suffix in SUFFIXES if suffix in Image.EXTENSION}
+    assert by_name == set(FORMATS) & set(Image.OPEN)
+    assert SUFFIXES - set(Image.EXTENSION) <= {".avif"}  # of older Pillows
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_files_of_every_format_are_read_whatever_their_names(tmp_path: Path, kind: str) -> None:
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow does not write {kind}")
+    white = Image.fromarray(np.full((8, 8, 3), 255, np.uint8))
+    white.save(tmp_path / "picture", kind)
+    assert read_image(tmp_path / "picture").min() > 0.99
 
 
 @pytest.mark.parametrize("limit", [40, 70])  # an error beyond twice the limit, a warning below
