@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..errors import ArgumentError
+from ..errors import ArgumentError, is_one_of
 from ..models.black_box import check_remaining
 from ..models.input_numbers import numbers_of
 from ..models.outputs import OUTPUT_KINDS, convert_output
@@ -19,6 +20,7 @@ from ..models.row_planner import row_planner
 from ..models.score import RowScore, Score, model_device
 from ..runtime.chunks import Chunk, length, run_chunks
 from ..runtime.cost import Cost
+from .maps import check_tensor
 
 
 class Rows(Protocol):
@@ -87,12 +89,15 @@ class Asked:
         if not callable(model):
             raise TypeError(f"{op}: model must be callable, got {type(model).__name__}")
         check_inputs(op, inputs)
-        if output not in OUTPUT_KINDS:
+        if not is_one_of(output, OUTPUT_KINDS):
             raise ArgumentError(
                 f"{op}: output must be one of {', '.join(OUTPUT_KINDS)}, got {output!r}"
             )
         if internal_batch_size is not None:
             check_count(op, "internal_batch_size", internal_batch_size)
+        check_select_output(op, select_output)
+        if preprocessing is not None:
+            _check_preprocessing(op, preprocessing, inputs)
         device = model_device(model)
         self.op = op
         self.inputs = inputs.detach().to(inputs.device if device is None else device)
@@ -208,8 +213,7 @@ def _target_of(rows: RowScore) -> Tensor:
 
 
 def check_inputs(op: str, inputs: Any) -> None:
-    if not isinstance(inputs, Tensor):
-        raise TypeError(f"{op}: inputs must be a tensor, got {type(inputs).__name__}")
+    check_tensor(op, "inputs", inputs)
     if inputs.dim() < 2 or not len(inputs) or not inputs.is_floating_point():
         raise ArgumentError(
             f"{op}: inputs must be floating-point [B, ...] with B >= 1, got {inputs.dtype} "
@@ -219,8 +223,7 @@ def check_inputs(op: str, inputs: Any) -> None:
 
 def check_attributions(op: str, attributions: Any, inputs: Tensor) -> Tensor:
     """Attributions shaped as the inputs, or with one channel for all, on their device."""
-    if not isinstance(attributions, Tensor):
-        raise TypeError(f"{op}: attributions must be a tensor, got {type(attributions).__name__}")
+    check_tensor(op, "attributions", attributions)
     shape, wanted = list(attributions.shape), list(inputs.shape)
     one_channel = [wanted[0], 1, *wanted[2:]] if len(wanted) > 2 else wanted
     if shape not in (wanted, one_channel):
@@ -257,6 +260,35 @@ def classes_of(op: str, target: Any, outputs: Tensor) -> Tensor:
     return chosen
 
 
+def check_select_output(op: str, select_output: Any) -> None:
+    if select_output is not None and not callable(select_output):
+        raise TypeError(
+            f"{op}: select_output must be a function of what the model returns, got "
+            f"{type(select_output).__name__}"
+        )
+
+
+def _check_preprocessing(op: str, preprocessing: Any, inputs: Tensor) -> None:
+    if not isinstance(preprocessing, Preprocessing):
+        raise TypeError(
+            f"{op}: preprocessing must be a Preprocessing, got {type(preprocessing).__name__}"
+        )
+    if inputs.shape[1] != preprocessing.channels:
+        raise ArgumentError(
+            f"{op}: inputs must have the channels of the preprocessing, {preprocessing.channels}, "
+            f"got {list(inputs.shape)}"
+        )
+
+
+def random_key(op: str, seed: Any, stream: int, device: torch.device | None = None) -> Tensor:
+    """As `ops.random_key` makes it; what is wrong with a seed is told in the metric's name."""
+    try:
+        return ops.random_key(seed, stream, device=device)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ArgumentError
+        raise kind(f"{op}: {str(error).removeprefix('random_key: ')}") from error
+
+
 def check_count(op: str, name: str, value: Any, least: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ArgumentError(f"{op}: {name} must be an integer >= {least}, got {value!r}")
@@ -264,5 +296,5 @@ def check_count(op: str, name: str, value: Any, least: int = 1) -> None:
 
 def check_size(op: str, name: str, value: Any) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= value < float("inf"):
+    if not number or not 0 <= value <= sys.float_info.max:
         raise ArgumentError(f"{op}: {name} must be a finite number >= 0, got {value!r}")

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..errors import check_bool
 from .asked import Asked, check_attributions
 from .insertion_deletion import baseline_of
 
@@ -42,6 +43,7 @@ def completeness_gap(
         TypeError, ValueError: naming the argument, what it must be and what it is.
     """
     op = "completeness_gap"
+    check_bool(op, "relative", relative)
     asked = Asked(op, model, inputs, target, output=output, **asking)
     total = check_attributions(op, attributions, asked.inputs).double().flatten(1).sum(1)
     base = baseline_of(op, asked.inputs, baselines)

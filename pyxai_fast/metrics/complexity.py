@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..errors import check_bool
 from .maps import check_maps
 
 
@@ -27,6 +28,7 @@ def complexity(attributions: Tensor, *, normalised: bool = False) -> Tensor:
     Raises:
         TypeError, ValueError: naming the argument, what it must be and what it is.
     """
+    check_bool("complexity", "normalised", normalised)
     sizes = _sizes("complexity", attributions)
     shares = sizes / sizes.sum(1, keepdim=True).clamp(min=torch.finfo(sizes.dtype).tiny)
     nats: Tensor = torch.special.entr(shares).sum(1)

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import ops
 from ..errors import ArgumentError
-from .asked import Asked, check_attributions, check_count
+from .asked import Asked, check_attributions, check_count, random_key
 from .insertion_deletion import baseline_of
 from .random_subsets import random_subsets
 
@@ -104,7 +103,7 @@ def faithfulness_correlation(
 
 
 def _drawn(features: int, size: int, numbers: Tensor, seed: int) -> Subsets:
-    key = ops.random_key(seed, STREAM, device=numbers.device)
+    key = random_key("faithfulness_correlation", seed, STREAM, numbers.device)
 
     def draw(examples: slice, runs: slice) -> Tensor:
         run = torch.arange(runs.start, runs.stop, device=numbers.device)

@@ -142,7 +142,10 @@ def _loss(op: str, loss: Callable[[nn.Module], Tensor | float], model: nn.Module
         found = loss(model)
     if isinstance(found, Tensor) and found.numel() != 1:
         raise ArgumentError(f"{op}: loss must return one number, got {list(found.shape)}")
-    return float(found)
+    try:
+        return float(found)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{op}: loss must return a number, got {type(found).__name__}") from error
 
 
 class _Moments:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..errors import ArgumentError
-from .asked import Asked, check_attributions, check_count, check_size
+from ..errors import ArgumentError, check_bool
+from .asked import Asked, check_attributions, check_count, check_size, random_key
 
 # Of the random numbers; see the streams of paths, gradients and queries.
 STREAM = 2**15 + 2**13 + 1
@@ -63,6 +63,7 @@ def infidelity(
         TypeError, ValueError: naming the argument, what it must be and what it is.
     """
     op = "infidelity"
+    check_bool(op, "normalise", normalise)
     asked = Asked(op, model, inputs, target, output=output, **asking)
     maps = check_attributions(op, attributions, asked.inputs).double()
     if maps.shape != inputs.shape:
@@ -113,7 +114,7 @@ def _perturbed(
 
         return ask
     check_size(op, "perturbations", perturbations)
-    sigma, key = float(perturbations), ops.random_key(seed, STREAM, device=inputs.device)
+    sigma, key = float(perturbations), random_key(op, seed, STREAM, inputs.device)
 
     def draw(examples: slice, samples: slice) -> tuple[Tensor, Tensor]:
         count = samples.stop - samples.start

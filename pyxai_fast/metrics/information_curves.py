@@ -19,10 +19,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import ops
-from ..errors import ArgumentError
+from ..errors import ArgumentError, check_bool
 from ..models.errors import MissingDependency
 from ..models.score import RowScore
-from .asked import Asked, check_attributions, check_count, check_inputs, is_target, of_target
+from .asked import (
+    Asked,
+    check_attributions,
+    check_count,
+    check_inputs,
+    check_size,
+    is_target,
+    of_target,
+    random_key,
+)
 from .curve import Curve
 from .ranking import some_fractions
 
@@ -123,6 +132,8 @@ def performance_information(
     ranked = check_attributions(op, attributions, asked.inputs).double().sum(1)
     shares = some_fractions(op, "thresholds", thresholds).tolist()
     check_count(op, "n_points", n_points)
+    check_size(op, "min_prediction", min_prediction)
+    check_bool(op, "monotone", monotone)
     first = _known_first(asked, start, seed)
     compression, size_of = _compression()
 
@@ -235,7 +246,7 @@ def _known_first(asked: Asked, start: Any, seed: int) -> Mask:
         return chosen
     if isinstance(start, bool) or not isinstance(start, (int, float)) or not 0 <= start <= 1:
         raise ArgumentError(f"{op}: start must be a share from 0 to 1, or a mask, got {start!r}")
-    key, numbers = ops.random_key(seed, STREAM), asked.numbers.cpu()
+    key, numbers = random_key(op, seed, STREAM), asked.numbers.cpu()
     drawn = ops.perturb(torch.zeros(shape), 1, 1.0, key, examples=numbers)
     drawn_first: Mask = (ops.ranks_of(drawn) < int(start * shape[1] * shape[2])).numpy()
     return drawn_first

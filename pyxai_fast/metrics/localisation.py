@@ -62,7 +62,7 @@ def iou(attributions: Tensor, mask: Tensor, *, threshold: float = THRESHOLD) -> 
     op = "iou"
     check_size(op, "threshold", threshold)
     hot, inside = _aligned(op, attributions, mask)
-    found = hot > threshold
+    found = hot > float(threshold)
     return (found & inside).sum(1) / (found | inside).sum(1).double()
 
 

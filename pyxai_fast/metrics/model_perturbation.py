@@ -112,7 +112,11 @@ def model_perturbation(
         ((2, 2), np.float64(1.0))
     """
     op = "model_perturbation"
-    if not len(levels):
+    try:
+        levels = tuple(levels)
+    except TypeError as error:
+        raise TypeError(f"{op}: levels must be numbers, got {levels!r}") from error
+    if not levels:
         raise ArgumentError(f"{op}: levels must have at least one level, got {levels!r}")
     for level in levels:
         check_size(op, "levels", level)

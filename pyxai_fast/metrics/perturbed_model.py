@@ -13,7 +13,8 @@ from .. import ops
 from ..errors import ArgumentError
 from ..front_door import explain as explain_by_name
 from ..methods import Saliency
-from .asked import classes_of
+from .asked import check_select_output, classes_of, random_key
+from .maps import check_tensor
 
 # Called as explain(model, inputs, target), the target int64 [B]; returns attributions [B, ...].
 Explain = Callable[[nn.Module, Tensor, Tensor], Any]
@@ -45,7 +46,7 @@ class PerturbedModel:
     def __init__(self, op: str, model: nn.Module, seed: int) -> None:
         self.model = copy_of(op, model)
         self._original = model
-        self._seed = seed
+        self._op, self._seed = op, seed
 
     def draw(self, number: int, spread: float, *, proportional: bool) -> None:
         """Sets the copy's weights: of every tensor, w + spread * size * N(0, 1).
@@ -75,7 +76,7 @@ class PerturbedModel:
             flat,
             1,
             spread * size,
-            ops.random_key(self._seed, stream, device=w.device),
+            random_key(self._op, self._seed, stream, w.device),
             first_sample=number,
             mask=flat if proportional else None,
         ).view(w.shape)
@@ -98,9 +99,12 @@ class Explained:
         select_output: Callable[[Any], Tensor] | None,
         options: dict[str, Any],
     ) -> None:
-        if not isinstance(inputs, Tensor) or inputs.dim() < 2 or not len(inputs):
-            got = list(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
-            raise ArgumentError(f"{op}: inputs must be a tensor [B, ...] with B >= 1, got {got}")
+        check_tensor(op, "inputs", inputs)
+        if inputs.dim() < 2 or not len(inputs):
+            raise ArgumentError(
+                f"{op}: inputs must be a tensor [B, ...] with B >= 1, got {list(inputs.shape)}"
+            )
+        check_select_output(op, select_output)
         if not isinstance(explain, str):
             if not callable(explain):
                 kind = type(explain).__name__
@@ -144,7 +148,12 @@ def returned_maps(op: str, made: Any, batch: int) -> Tensor:
     detached."""
     if isinstance(made, tuple) and len(made) == 1:
         made = made[0]
-    maps = torch.as_tensor(made).detach()
+    try:
+        maps = torch.as_tensor(made).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{op}: explain must return a tensor or an array, got {type(made).__name__}"
+        ) from error
     if maps.dim() < 2 or len(maps) != batch:
         raise ArgumentError(
             f"{op}: explain must return [{batch}, ...], an attribution for each input, got "

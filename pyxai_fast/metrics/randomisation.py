@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArgumentError, near
+from ..errors import ArgumentError, is_one_of, near
 from ..runtime.inference import outside_inference_mode
 from ..runtime.random_state import seeded
 from ..runtime.training import seed_of
@@ -108,9 +108,10 @@ def mprt(
         (('1', '0'), (2, 2))
     """
     op = "mprt"
-    if order not in ORDERS:
+    if not is_one_of(order, ORDERS):
         raise ArgumentError(
-            f"{op}: order must be one of {', '.join(ORDERS)}, got {order!r}{near(order, ORDERS)}"
+            f"{op}: order must be one of {', '.join(ORDERS)}, got {order!r}"
+            f"{near(str(order), ORDERS)}"
         )
     check_count(op, "seed", seed, 0)
     similarities = check_similarities(op, similarities)

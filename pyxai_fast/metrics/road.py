@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import ArgumentError
-from .asked import Asked, check_attributions, check_size
+from .asked import Asked, check_attributions, check_size, random_key
 from .curve import Curve
 from .imputation import imputed
 from .ranking import both_ends, counts_of, pixel_ranks, places_between, some_fractions
@@ -75,7 +75,7 @@ def road(
     ranks = pixel_ranks(check_attributions(op, attributions, x))
     shares = some_fractions(op, "fractions", fractions)
     check_size(op, "noise", noise)
-    key = ops.random_key(seed, STREAM, device=x.device)
+    key = random_key(op, seed, STREAM, x.device)
     low, high = both_ends(counts_of(shares, ranks), ranks)
 
     def rows(examples: slice, steps: slice) -> Tensor:

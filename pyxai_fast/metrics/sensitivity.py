@@ -12,7 +12,7 @@ from .. import ops
 from ..errors import ArgumentError
 from ..front_door import explain as explain_by_name
 from ..models.input_numbers import numbers_of
-from .asked import check_count, check_inputs, check_size
+from .asked import check_count, check_inputs, check_size, random_key
 from .perturbed_model import returned_maps
 
 # Of the random numbers; see the streams of paths, gradients and queries.
@@ -133,7 +133,8 @@ def _flat(op: str, made: Any, batch: int) -> Tensor:
 
 
 def _uniform(inputs: Tensor, radius: float, seed: int, numbers: Tensor) -> Callable[[int], Tensor]:
-    key, numbers = ops.random_key(seed, STREAM, device=inputs.device), numbers.to(inputs.device)
+    key = random_key("max_sensitivity", seed, STREAM, inputs.device)
+    numbers = numbers.to(inputs.device)
     zeros = torch.zeros_like(inputs)
 
     def draw(sample: int) -> Tensor:

@@ -21,7 +21,7 @@ SMALLEST = 8
 
 def check_similarities(op: str, names: str | Sequence[str]) -> tuple[str, ...]:
     """The names that are asked for; one may stand by itself."""
-    if not isinstance(names, Iterable):
+    if not isinstance(names, Iterable) or isinstance(names, Tensor):
         raise TypeError(f"{op}: similarities must be names, got {type(names).__name__}")
     asked = (names,) if isinstance(names, str) else tuple(names)
     for name in asked:
