@@ -85,7 +85,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=_not_negative,
         default=0.0,
         metavar="S",
-        help="to take work for, when stopped, while /readyz says no",
+        help="to take work for, when stopped, while /readyz says no; not with --ray",
     )
     add("--drain-s", type=_positive, default=30.0, metavar="S", help="to finish in, when stopped")
     add("--quiet", action="store_true", help="no line for each request")
@@ -118,6 +118,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--replicas and --gpus: must be given with --ray")
     if args.ray and args.port == 0:
         raise UsageError("--port: must be a port of its own with --ray, got 0")
+    if args.ray and args.drain_delay_s > 0:
+        raise UsageError(f"--drain-delay-s: must be 0 with --ray, got {args.drain_delay_s:g}")
     request = MethodRequest(**method_fields(args))
     check_request(request)
     _log(quiet=args.quiet)
@@ -159,17 +161,22 @@ def _serve_on_ray(args: argparse.Namespace, request: MethodRequest) -> int:
     from pyxai_fast.serving.on_ray import serve_until_stopped
 
     name = args.name or name_of(request.model)
-    serve_until_stopped(
+    answered = serve_until_stopped(
         partial(_app, args, request),
         name,
         host=args.host,
         port=args.port,
         replicas=args.replicas,
         gpus=args.gpus,
-        max_ongoing=args.max_queue + args.max_batch,
+        # What may come in, be decoded, wait and be computed: more, the replica refuses by itself.
+        max_ongoing=args.max_connections + 2 * args.max_queue + args.max_batch,
+        max_queue=args.max_queue,
+        seconds=args.timeout_s,
         drain_seconds=args.drain_s,
     )
-    return 0
+    if not answered:
+        print("pyxai-fast: error: stopped before all was answered", file=sys.stderr, flush=True)
+    return 0 if answered else 1
 
 
 def _app(args: argparse.Namespace, request: MethodRequest) -> ServingApp:

@@ -1171,6 +1171,7 @@ def test_the_second_signal_does_not_wait(slow: list[str]) -> None:
         (["--methods", "salience"], "methods: must be among"),
         (["--methods", "freemcg"], "must be methods that need nothing besides a model"),
         (["--replicas", "2"], "--replicas and --gpus: must be given with --ray"),
+        (["--ray", "--drain-delay-s", "5"], "--drain-delay-s: must be 0 with --ray, got 5"),
         (["--host", "999.1.1.1"], "--host: must be a name or an address of this machine, got "),
         (["--host", "192.0.2.1"], "--host: must be a name or an address of this machine, got "),
         (["--max-work", "0"], "--max-work: must be"),
