@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from os import PathLike
@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
+from .board import Board
 from .items import Items
 from .job import FILE, Job, MakeExplainer
-from .run import begin, finish, job_of
+from .run import Begun, begin, finish, job_of
 from .sources import Source
 from .summary import JobSummary
 from .taking_part import take_part
@@ -37,13 +38,11 @@ class Ranks:
         rank: of this process, from 0.
         count: of all.
         local: rank of this process on its machine.
-        restarts: how often they were all started anew.
     """
 
     rank: int
     count: int
     local: int = 0
-    restarts: int = 0
 
     @classmethod
     def here(cls) -> Ranks | None:
@@ -51,12 +50,7 @@ class Ranks:
         said = os.environ
         if "TORCHELASTIC_RUN_ID" not in said or "RANK" not in said:
             return None
-        return cls(
-            int(said["RANK"]),
-            int(said["WORLD_SIZE"]),
-            int(said["LOCAL_RANK"]),
-            int(said.get("TORCHELASTIC_RESTART_COUNT", "0")),
-        )
+        return cls(int(said["RANK"]), int(said["WORLD_SIZE"]), int(said["LOCAL_RANK"]))
 
 
 def explain_on_ranks(
@@ -78,68 +72,85 @@ def explain_on_ranks(
     """`explain_dataset` by all ranks together, each of which calls this with the same arguments.
 
     Rank 0 begins the job, holds its folder and finishes it; each rank takes the next shard that
-    nobody has taken, until there is none. Where one dies torchrun starts all of them anew, if it
-    may (--max-restarts), and they go on with what is missing. They talk through torchrun's own
-    store: there is no process group that could wait for one that is gone.
+    nobody has taken, until there is none, and stays until all are done. Where one dies torchrun
+    starts all of them anew, if it may (--max-restarts), and they go on with what is missing. They
+    talk through torchrun's own store: there is no process group that could wait for one that is
+    gone.
 
     Returns:
         What explain_dataset returns, for rank 0. None for others, also where rank 0 could not
         begin, which says why.
 
     Raises:
-        JobStopped: also where files of another machine are not seen on this one, or where this one
-            would compute something else.
+        JobStopped: also where files of another machine are not seen on this one, where this one
+            would compute something else, or where ranks that this one waits for are gone.
         As explain_dataset, for rank 0.
     """
     began = time.perf_counter()
-    board = _Board(ranks)
-    if ranks.rank > 0:
-        begun_there = board.wait_for_beginning()
-        if begun_there is not None:
-            record, missing = begun_there
-            if missing:
-                there = _seen_job(Path(out), record, make_explainer)
-                _explain(take_part(there, workers), missing, board, Teller(False, 0))
-            board.end()
-        return None
+    with Board(ranks.rank, ranks.count, _store(ranks)) as board:
+        if ranks.rank > 0:
+            begun_there = board.wait_for_beginning()
+            if begun_there is not None:
+                record, missing = begun_there
+                if missing:
+                    there = _seen_job(Path(out), record, make_explainer)
+                    _explain(take_part(there, workers), missing, board, Teller(False, 0))
+                board.wait_for_end()
+            return None
+        again = board.begun_before
+        try:
+            with begin(
+                make_explainer,
+                source,
+                out,
+                batch_size=batch_size,
+                shard_size=shard_size,
+                store=store,
+                limit=limit,
+                resume=resume or again,
+                overwrite=overwrite and not again,
+                settings=settings,
+            ) as begun:
+                summary = _lead(begun, board, workers, progress, began)
+        except BaseException:
+            board.give_up()
+            raise
+        board.end()
+        return summary
+
+
+def _store(ranks: Ranks) -> Any:
+    """That of their launcher."""
+    distributed: Any = torch.distributed  # whose names are not all typed
+    found, _, _ = next(
+        distributed.rendezvous("env://", ranks.rank, ranks.count, timeout=timedelta(minutes=10))
+    )
+    return found
+
+
+def _lead(begun: Begun, board: Board, workers: int, progress: bool, began: float) -> JobSummary:
+    """The part of rank 0."""
+    job, missing = begun.job, begun.job.missing()
+    board.begin((job.folder / FILE).read_text(encoding="utf-8"), missing)
+    total = sum(len(job.items_of(shard)) for shard in missing)
+    teller = Teller(progress, total)
     try:
-        with begin(
-            make_explainer,
-            source,
-            out,
-            batch_size=batch_size,
-            shard_size=shard_size,
-            store=store,
-            limit=limit,
-            resume=resume or ranks.restarts > 0,
-            overwrite=overwrite and ranks.restarts == 0,
-            settings=settings,
-        ) as begun:
-            job, missing = begun.job, begun.job.missing()
-            board.begin((job.folder / FILE).read_text(encoding="utf-8"), missing)
-            total = sum(len(job.items_of(shard)) for shard in missing)
-            teller = Teller(progress, total)
-            try:
-                if begun.explainer is not None:
-                    worker = ShardWorker(
-                        job, explainer=begun.explainer, workers=workers, measured=begun.measured
-                    )
-                    _explain(worker, missing, board, teller)
-                board.end()
-                board.wait_for_others(teller)
-            finally:
-                teller.close()
-            _until(
-                lambda: not job.missing(),
-                f"shards that other machines have written are not seen in {job.folder}",
+        if begun.explainer is not None:
+            worker = ShardWorker(
+                job, explainer=begun.explainer, workers=workers, measured=begun.measured
             )
-            return finish(job, total, time.perf_counter() - began)
-    except BaseException:
-        board.give_up()
-        raise
+            _explain(worker, missing, board, teller)
+        board.wait_for_others(teller)
+    finally:
+        teller.close()
+    _until(
+        lambda: not job.missing(),
+        f"shards that other machines have written are not seen in {job.folder}",
+    )
+    return finish(job, total, time.perf_counter() - began)
 
 
-def _explain(worker: ShardWorker, missing: Sequence[int], board: _Board, teller: Teller) -> None:
+def _explain(worker: ShardWorker, missing: Sequence[int], board: Board, teller: Teller) -> None:
     """This rank's part."""
     try:
         for report in worker.explain(board.taken(missing), lambda n: board.count(n, teller)):
@@ -169,57 +180,3 @@ def _until(condition: Callable[[], bool], otherwise: str) -> None:
         if time.monotonic() > last:
             raise JobStopped(f"jobs: stopped, for {otherwise} after {SEEN:.0f} s")
         time.sleep(_LOOK)
-
-
-class _Board:
-    """What ranks tell each other: a few words and counters in the store of their launcher."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        distributed: Any = torch.distributed  # whose names are not all typed
-        found, _, _ = next(
-            distributed.rendezvous("env://", ranks.rank, ranks.count, timeout=timedelta(minutes=10))
-        )
-        self._ranks = ranks
-        self._store: Any = distributed.PrefixStore(f"pyxai_fast/{ranks.restarts}", found)
-        self._begun, self._told = False, 0
-
-    def begin(self, record: str, missing: Sequence[int]) -> None:
-        """Rank 0 has begun: what job.json says, and the shards that are not done."""
-        self._begun = True
-        self._store.set("begun", json.dumps([record, list(missing)]))
-
-    def give_up(self) -> None:
-        """If rank 0 has not begun, it will not; others need not wait for it."""
-        if not self._begun:
-            self._store.set("begun", json.dumps(None))
-
-    def wait_for_beginning(self) -> tuple[str, list[int]] | None:
-        """What rank 0 has begun; None where it could not. It may first list pictures for hours: if
-        it dies meanwhile, torchrun ends this process too."""
-        while not self._store.check(["begun"]):
-            time.sleep(_LOOK)
-        said = json.loads(self._store.get("begun"))
-        return None if said is None else (said[0], said[1])
-
-    def taken(self, missing: Sequence[int]) -> Iterator[int]:
-        """Shards for this rank, until there are none: a slow one takes fewer."""
-        while (place := self._store.add("taken", 1) - 1) < len(missing):
-            yield missing[place]
-
-    def count(self, items: int, teller: Teller) -> None:
-        """So many more items were dealt with here; tells of all that were, anywhere."""
-        done = self._store.add("items", items)
-        teller.update(done - self._told)
-        self._told = done
-
-    def end(self) -> None:
-        """This rank is done."""
-        self._store.add("ended", 1)
-
-    def wait_for_others(self, teller: Teller) -> None:
-        """Until all others are done."""
-        ended = self._store.add("ended", 0)
-        while ended < self._ranks.count:
-            time.sleep(_LOOK)
-            self.count(0, teller)
-            ended = self._store.add("ended", 0)
