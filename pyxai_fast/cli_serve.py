@@ -202,6 +202,7 @@ def _app(args: argparse.Namespace, request: MethodRequest) -> ServingApp:
     limits = Limits(
         body=int(args.max_body_mb * 2**20),
         pixels=args.max_pixels,
+        pixels_decoded=max(Limits.pixels_decoded, 4 * args.max_pixels),
         requests=args.max_queue,
         seconds=args.timeout_s,
         body_seconds=args.body_timeout_s,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,11 +44,16 @@ from pyxai_fast.models.loaded import LoadedModel  # noqa: E402
 from pyxai_fast.models.preprocessing import Preprocessing  # noqa: E402
 from pyxai_fast.models.spec import load_model  # noqa: E402
 from pyxai_fast.picture_explainer import PictureExplainer  # noqa: E402
+from pyxai_fast.serving import app as app_module  # noqa: E402
+from pyxai_fast.serving import pictures  # noqa: E402
 from pyxai_fast.serving.app import ServingApp  # noqa: E402
 from pyxai_fast.serving.limits import Limits  # noqa: E402
+from pyxai_fast.serving.pictures import decode, look  # noqa: E402
+from pyxai_fast.serving.questions import ANSWER_FORMATS, read_question  # noqa: E402
 from pyxai_fast.serving.refusal import Refusal  # noqa: E402
 from pyxai_fast.serving.server import Server, listen  # noqa: E402
 from pyxai_fast.serving.service import Service  # noqa: E402
+from pyxai_fast.serving.threads import Threads  # noqa: E402
 
 SOON = 30.0
 DIGIT = Path(__file__).parent.parent / "pyxai_fast/serving/page/digit.png"
@@ -210,6 +217,19 @@ def test_an_explanation_is_the_library_s(
     assert answer["probability"] == pytest.approx(float(expected.outputs[0].softmax(0)[3]))
     assert answer["cost"]["gradients"] == 10
     assert answer["cost"]["batch"] == 1
+
+
+def test_an_explanation_comes_with_the_predictions(
+    served: Running, digit: bytes, pixels: torch.Tensor
+) -> None:
+    noise = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(2)).tolist()
+    asked = {"instances": [pixels.tolist(), noise]}
+    answer = served.http.post(EXPLAIN, json={**asked, "parameters": {"target": 1}}).json()
+    assert list(answer) == ["predictions", "explanations"]
+    expected = served.http.post(PREDICT, json=asked).json()["predictions"]
+    np.testing.assert_allclose(answer["predictions"], expected, rtol=1e-5, atol=1e-8)
+    for odds, explained in zip(answer["predictions"], answer["explanations"], strict=True):
+        assert explained["probability"] == odds[1]
 
 
 def test_a_picture_may_be_sent_in_four_ways(
@@ -475,12 +495,7 @@ def test_bodies_have_no_more_room_together_than_is_given() -> None:
 
 
 def test_a_model_of_any_size_takes_pictures_of_several() -> None:
-    net = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
-    ).eval()
-    explainer = PictureExplainer(LoadedModel(net, Preprocessing(), None, "any"), "cpu", "saliency")
-    limits = Limits(pixels_unresized=1000)
-    with Running(ServingApp(Service(explainer, "demo", max_batch=2), limits)) as running:
+    with Running(any_size_app(Limits(pixels_unresized=1000))) as running:
         for height, width in ((8, 9), (20, 5)):
             picture = torch.rand(3, height, width).tolist()
             answer = running.http.post(EXPLAIN, json={"instances": [picture, picture]}).json()
@@ -750,9 +765,11 @@ def test_a_model_without_classes_has_no_targets() -> None:
     net = Held()
     net.linear = torch.nn.Linear(16, 1)
     with Running(held_app(net)) as running:
-        answer = running.http.post(EXPLAIN, json=FOUR).json()["explanations"][0]
+        explained = running.http.post(EXPLAIN, json=FOUR).json()
+        answer = explained["explanations"][0]
         assert (answer["target"], answer["class_name"], answer["probability"]) == (None,) * 3
-        assert len(running.http.post(PREDICT, json=FOUR).json()["predictions"][0]) == 1
+        ((score,),) = running.http.post(PREDICT, json=FOUR).json()["predictions"]
+        assert explained["predictions"] == [[pytest.approx(score)]]
         asked = {**FOUR, "parameters": {"target": 0}}
         assert "not be given" in error(running.http.post(EXPLAIN, json=asked), 400)
 
@@ -875,7 +892,195 @@ def test_sizes_are_bounded_together(digit: bytes, demo: Any) -> None:
         assert "too busy" in error(post(EXPLAIN, content=digit, headers=PNG), 429)
         running.app.traffic.held = 0
         assert post(EXPLAIN, content=digit, headers=PNG).status_code == 200
-        assert running.app.traffic.held == 0
+        wait_for(lambda: running.app.traffic.held == 0)
+
+
+def any_size_app(limits: Limits) -> ServingApp:
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    ).eval()
+    explainer = PictureExplainer(LoadedModel(net, Preprocessing(), None, "any"), "cpu", "saliency")
+    return ServingApp(Service(explainer, "demo", max_batch=2), limits)
+
+
+def flat_png(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    image_module.new("RGB", (width, height), (90, 30, 60)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_an_answer_keeps_its_room_until_it_is_sent() -> None:
+    # Three answers of 4 MB and their pictures of 3 MB are more than there is room for.
+    app = any_size_app(Limits(held=16 * 2**20))
+    large = {"instances": [{"b64": b64(flat_png(512, 512))}]}
+    small = {"instances": [{"b64": b64(flat_png(8, 8))}]}
+    query = json.dumps({**large, "parameters": {"format": ["float32_b64", "npy_b64"]}}).encode()
+    head = f"POST {EXPLAIN} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(query)}\r\n\r\n"
+    with Running(app) as running, contextlib.ExitStack() as stack:
+        raw = stack.enter_context(socket.socket())
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.settimeout(SOON)
+        raw.connect(("127.0.0.1", int(running.url.split(":")[-1])))
+        raw.sendall(head.encode() + query)
+        assert raw.recv(100).startswith(b"HTTP/1.1 200")  # and is read no further
+        assert app.traffic.held > 11 * 2**20
+        assert "too busy" in error(running.http.post(EXPLAIN, json=large), 429)
+        assert running.http.post(EXPLAIN, json=small).status_code == 200
+        raw.close()
+        wait_for(lambda: app.traffic.held == 0)
+        assert running.http.post(EXPLAIN, json=large).status_code == 200
+
+
+def test_answers_have_no_more_bytes_than_are_told_beforehand() -> None:
+    app = any_size_app(Limits(answer=200_000))
+    service = app.service
+    asked: list[dict[str, Any]] = [{"format": [name]} for name in ANSWER_FORMATS]
+    asked += [{"format": list(ANSWER_FORMATS[:2])}, {"top": 4}, {"format": []}]
+    noise = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    image_module.fromarray(noise).save(file, "PNG")
+    with Running(app) as running:
+        for parameters in asked:
+            body = {"instances": [{"b64": b64(file.getvalue())}] * 2, "parameters": parameters}
+            response = running.http.post(EXPLAIN, json=body)
+            assert response.status_code == 200, response.text
+            question = read_question(
+                service, app.limits, json.dumps(body).encode(), "", "", explain=True
+            )
+            size = len(response.content)
+            assert size <= question.answer <= 1.5 * size + 5000
+        body = {"instances": [{"b64": b64(file.getvalue())}] * 16}
+        told = error(running.http.post(EXPLAIN, json=body), 400)
+        assert told.startswith("instances: must have an answer of at most 200,000 bytes, got one")
+        assert 'pyxai_fast_pictures_total{work="saliency"} 16' in running.http.get("/metrics").text
+
+
+# ---------------------------------------------------------------- decoding
+
+
+class Decoding:
+    """In the place of `read_image`: counts, and waits while its gate is shut."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        self.gate, self.entered = threading.Event(), threading.Event()
+        self.gate.set()
+        self._read = pictures.read_image
+        monkeypatch.setattr(pictures, "read_image", self)
+
+    def __call__(self, *arguments: Any, **named: Any) -> torch.Tensor:
+        self.calls += 1
+        self.entered.set()
+        assert self.gate.wait(2 * SOON)
+        return self._read(*arguments, **named)
+
+
+@pytest.fixture
+def decoding(monkeypatch: pytest.MonkeyPatch) -> Decoding:
+    """With a single thread, so that what comes after is decoded after."""
+    monkeypatch.setattr(app_module, "DECODERS", 1)
+    return Decoding(monkeypatch)
+
+
+def test_pictures_are_refused_together_before_one_is_decoded(
+    served: Running, decoding: Decoding
+) -> None:
+    explainer = served.app.service.explainer
+    limits = Limits(pixels_decoded=200_000)
+    body = json.dumps({"instances": [{"b64": b64(png_of(300, 300))}] * 3}).encode()
+    with pytest.raises(Refusal) as refused:
+        read_question(Service(explainer, "x"), limits, body, "", "", explain=True)
+    assert refused.value.status == 400
+    assert refused.value.reason == (
+        "instances: must have at most 200,000 pixels together, as they are sent and resized, "
+        "got more with 3 pictures"
+    )
+    # Narrow ones have few pixels as they are sent, and many once their shorter side is resized.
+    narrow = Preprocessing(size=(8, 8), resize=256)
+    with pytest.raises(Refusal, match="as they are sent and resized"):
+        look([png_of(1, 4000)], ["x"], narrow, limits, strict=True)
+    assert decoding.calls == 0
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        Preprocessing(),
+        Preprocessing(size=(5, 7)),
+        Preprocessing(resize=11),
+        Preprocessing(resize=(6, 9)),
+        Preprocessing(resize=11, size=(8, 8)),
+    ],
+)
+@pytest.mark.parametrize("size", [(31, 17), (17, 31), (1, 90), (12, 12)])
+def test_the_size_of_a_map_is_known_from_the_head(
+    preprocessing: Preprocessing, size: tuple[int, int]
+) -> None:
+    (sent,) = look([flat_png(*size)], ["x"], preprocessing, Limits(), strict=True)
+    (pixels,) = decode([sent], preprocessing, lambda: False)
+    assert sent.area == pixels[0].numel()
+    assert sent.effort >= size[0] * size[1]
+
+
+def test_nothing_is_decoded_for_a_client_that_has_gone(decoding: Decoding, digit: bytes) -> None:
+    decoding.gate.clear()
+    body = json.dumps({"instances": [{"b64": b64(flat_png(4, 4))}] * 5}).encode()
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    with Running(held_app(Held())) as running:
+        with talking(running, head.encode() + body):
+            assert decoding.entered.wait(SOON)
+        wait_for(lambda: running.app.traffic.decoding == 0)
+        decoding.gate.set()
+        one = {"instances": [{"b64": b64(flat_png(4, 4))}]}
+        assert running.http.post(PREDICT, json=one).status_code == 200
+    assert decoding.calls == 2  # the first of the five, and this one
+
+
+def test_answers_are_encoded_while_others_are_decoded(decoding: Decoding) -> None:
+    net, done = Held(), []
+    with Running(held_app(net)) as running:
+        net.shut()
+        asked = {**FOUR, "parameters": {"format": "picture"}}
+        thread = threading.Thread(
+            target=lambda: done.append(running.http.post(EXPLAIN, json=asked).status_code)
+        )
+        thread.start()
+        assert net.entered.wait(SOON)
+        decoding.gate.clear()
+        one = json.dumps({"instances": [{"b64": b64(flat_png(4, 4))}]}).encode()
+        head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(one)}\r\n\r\n"
+        with talking(running, head.encode() + one) as raw:
+            assert decoding.entered.wait(SOON)
+            net.gate.set()
+            thread.join(SOON)
+            assert done == [200]
+            decoding.gate.set()
+            assert raw.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_what_is_given_up_keeps_nothing_while_it_waits_for_a_thread() -> None:
+    class Body:
+        pass
+
+    async def give_up() -> None:
+        threads, gate = Threads(1, "test"), threading.Event()
+        first = asyncio.create_task(threads.run(gate.wait, SOON))
+        body = Body()
+        kept = weakref.ref(body)
+        second = asyncio.create_task(threads.run(id, body))
+        await asyncio.sleep(0)
+        del body
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        del second
+        gc.collect()
+        assert kept() is None and not first.done()
+        gate.set()
+        assert await first
+        threads.close()
+
+    asyncio.run(give_up())
 
 
 def test_a_server_may_insist_on_its_name() -> None:

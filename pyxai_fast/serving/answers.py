@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,27 @@ from pyxai_fast.serving.service import PictureExplanation, class_name, finite
 
 INLINE_BYTES = 2**16
 """Answers of so many bytes are encoded in less time than another thread takes to wake."""
+
+# Characters that each takes at most: base64 of four bytes, a colour's three in a PNG that cannot be
+# made smaller, a float32 as Python writes it, with its comma and a bracket on either side.
+_PER_NUMBER = {"float32_b64": 16 / 3, "npy_b64": 16 / 3, "array": 26.0}
+_PER_PIXEL = {"png": 4.1, "picture": 4.1}
+_PER_CLASS, _PER_TOP, _PER_PICTURE = 26, 256, 2048
+
+
+def largest_body(
+    pictures: int, area: int, channels: int, formats: Sequence[str], top: int, classes: int
+) -> int:
+    """Bytes that an answer may have, about: known before it is.
+
+    Args:
+        area: pixels of all the pictures.
+        formats, top: asked for; see `explained`.
+        classes: of the model, 0 where they are not known.
+    """
+    each = _PER_PICTURE + _PER_TOP * top + _PER_CLASS * classes
+    pixel = sum(_PER_PIXEL.get(f, channels * _PER_NUMBER.get(f, 0.0)) for f in set(formats))
+    return pictures * each + math.ceil(area * pixel)
 
 
 def predictions_body(rows: Sequence[NDArray[np.float32]]) -> bytes:
@@ -28,8 +50,13 @@ def explanations_body(
     formats: Sequence[str],
     top: int,
 ) -> bytes:
-    """{"explanations": [{...}...]}; see `explained`."""
-    return json_bytes({"explanations": [explained(r, class_names, formats, top) for r in rows]})
+    """{"predictions": [[probabilities]...], "explanations": [{...}...]}; see `explained`."""
+    return json_bytes(
+        {
+            "predictions": [_numbers(row.prediction) for row in rows],
+            "explanations": [explained(row, class_names, formats, top) for row in rows],
+        }
+    )
 
 
 def explained(
@@ -90,7 +117,13 @@ def explained(
 def is_small(rows: Sequence[PictureExplanation], formats: Sequence[str]) -> bool:
     """Whether the answer takes less time than another thread takes to wake."""
     drawn = any(each in ("png", "picture", "array", "npy_b64") for each in formats)
-    return not drawn and sum(row.attributions.nbytes for row in rows) <= INLINE_BYTES
+    maps = sum(row.attributions.nbytes for row in rows)
+    return not drawn and maps <= INLINE_BYTES and are_few([row.prediction for row in rows])
+
+
+def are_few(predictions: Sequence[NDArray[np.float32]]) -> bool:
+    """The same of predictions, whose numbers are written out."""
+    return sum(row.nbytes for row in predictions) <= INLINE_BYTES // 16
 
 
 def json_bytes(value: Any) -> bytes:

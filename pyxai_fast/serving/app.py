@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -22,6 +24,7 @@ from pyxai_fast.errors import ArgumentError
 from pyxai_fast.models.query_error import QueryError
 from pyxai_fast.serving.all_done import all_done
 from pyxai_fast.serving.answers import (
+    are_few,
     explanations_body,
     is_small,
     json_bytes,
@@ -31,11 +34,14 @@ from pyxai_fast.serving.limits import OPTION_BOUNDS, Limits
 from pyxai_fast.serving.metrics import CONTENT_TYPE
 from pyxai_fast.serving.micro_batcher import Closed, QueueFull
 from pyxai_fast.serving.page import page_files
-from pyxai_fast.serving.questions import ANSWER_FORMATS, FILE_FORMATS, Question, read_question
+from pyxai_fast.serving.pictures import FILE_FORMATS
+from pyxai_fast.serving.questions import ANSWER_FORMATS, Question, read_question
 from pyxai_fast.serving.refusal import Refusal
 from pyxai_fast.serving.sending import send_in_chunks
 from pyxai_fast.serving.service import ModelFailed, Service
+from pyxai_fast.serving.threads import Threads
 from pyxai_fast.serving.traffic import Traffic, WatchedApp
+from pyxai_fast.serving.while_there import while_there
 
 LOG = logging.getLogger("pyxai_fast.serving")
 JSON = "application/json"
@@ -48,7 +54,7 @@ Answer = TypeVar("Answer")
 
 
 class ServingApp:
-    """The routes of one Service, and the threads that decode pictures.
+    """The routes of one Service, and the threads that decode pictures and encode answers.
 
     Args:
         service: what answers; started and closed with the app.
@@ -69,7 +75,8 @@ class ServingApp:
         self.hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self.traffic = traffic = Traffic()
         service.metrics.watch_requests(lambda: traffic.receiving, lambda: traffic.decoding)
-        self._pool: ThreadPoolExecutor | None = None
+        # Answers do not wait behind pictures that somebody else has sent.
+        self._decoders, self._encoder = Threads(DECODERS, "decode"), Threads(1, "encode")
 
     def asgi(self) -> FastAPI:
         """The app, for any ASGI server."""
@@ -110,40 +117,40 @@ class ServingApp:
 
     @asynccontextmanager
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
-        self._pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self.service.start()
         try:
             yield
         finally:
             # What still waits has nobody who waits for it.
             await asyncio.to_thread(self.service.close, drain=False, timeout=2.0)
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._decoders.close()
+            self._encoder.close()
 
     # ---------------------------------------------------------------- work
 
     async def _predict(self, request: Request) -> Response:
         question = await self._question(request, explain=False)
-        with self._held(question):
-            futures = self._queued(lambda: self.service.predict(question.pixels))
-            rows = await self._answers(request, futures)
-        if sum(row.nbytes for row in rows) > 4096:
-            return _json(await self._off_loop(predictions_body, rows))
-        return _json(predictions_body(rows))
+        self._hold(request, question)
+        futures = self._queued(lambda: self.service.predict(question.pixels))
+        rows = await self._answers(request, futures)
+        if are_few(rows):
+            return _json(predictions_body(rows))
+        return _json(await self._encoder.run(predictions_body, rows))
 
     async def _explain(self, request: Request) -> Response:
         question = await self._question(request, explain=True)
-        with self._held(question):
-            futures = self._queued(
-                lambda: self.service.explain(
-                    question.pixels, question.targets, question.method, question.options
-                )
+        self._hold(request, question)
+        futures = self._queued(
+            lambda: self.service.explain(
+                question.pixels, question.targets, question.method, question.options
             )
-            rows = await self._answers(request, futures)
+        )
+        rows = await self._answers(request, futures)
         request.scope["pyxai_fast"].update(method=question.method, batch=rows[0].batch)
         parts = (rows, self.service.class_names, question.formats, question.top)
         if is_small(rows, question.formats):
             return _json(explanations_body(*parts))
-        return _json(await self._off_loop(explanations_body, *parts))
+        return _json(await self._encoder.run(explanations_body, *parts))
 
     async def _question(self, request: Request, *, explain: bool) -> Question:
         """Reads and decodes a request, off the event loop."""
@@ -156,18 +163,21 @@ class ServingApp:
             if self.traffic.decoding >= self.limits.requests:
                 raise self._busy(self.traffic.decoding)
             self.traffic.decoding += 1
+            given_up = threading.Event()
+            read = partial(
+                read_question,
+                self.service,
+                self.limits,
+                body,
+                request.headers.get("content-type", ""),
+                request.url.query,
+                explain=explain,
+                given_up=given_up.is_set,
+            )
             try:
-                question = await self._off_loop(
-                    lambda: read_question(
-                        self.service,
-                        self.limits,
-                        body,
-                        request.headers.get("content-type", ""),
-                        request.url.query,
-                        explain=explain,
-                    )
-                )
+                question = await while_there(request, self._decoders.run(read))
             finally:
+                given_up.set()
                 self.traffic.decoding -= 1
         finally:
             self.traffic.buffered -= sum(map(len, parts))
@@ -201,17 +211,13 @@ class ServingApp:
         finally:
             self.traffic.receiving -= 1
 
-    @contextmanager
-    def _held(self, question: Question) -> Iterator[None]:
-        """Room for decoded pictures, until they are answered."""
-        size = sum(each.nbytes for each in question.pixels)
+    def _hold(self, request: Request, question: Question) -> None:
+        """Room for decoded pictures and their answer, until that is sent; see `_Answered`."""
+        size = sum(each.nbytes for each in question.pixels) + question.answer
         if self.traffic.held and self.traffic.held + size > self.limits.held:
             raise self._busy(self.service.batcher.waiting)
         self.traffic.held += size
-        try:
-            yield
-        finally:
-            self.traffic.held -= size
+        request.scope["pyxai_fast"]["held"] = size
 
     def _queued(self, submit: Callable[[], list[Future[Answer]]]) -> list[Future[Answer]]:
         try:
@@ -223,20 +229,12 @@ class ServingApp:
 
     async def _answers(self, request: Request, futures: Sequence[Future[Answer]]) -> list[Answer]:
         """What the batches give; nothing is computed for a client that has gone."""
-        done = all_done(futures)
-        gone = asyncio.ensure_future(_disconnected(request))
         try:
-            await asyncio.wait((done, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not done.done():
-                raise ClientDisconnect
+            await while_there(request, all_done(futures))
             return [future.result() for future in futures]
         finally:
-            gone.cancel()
             for future in futures:
                 future.cancel()  # what no batch has taken yet leaves the queue
-
-    async def _off_loop(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
     def _check_name(self, request: Request) -> None:
         name = request.path_params["name"]
@@ -307,9 +305,11 @@ class ServingApp:
                         "body": self.limits.body,
                         "pixels": self.limits.pixels,
                         "pixels_together": self.limits.pixels_together,
+                        "pixels_decoded": self.limits.pixels_decoded,
                         "instances": self.limits.instances,
                         "numbers": self.limits.numbers,
                         "work": self.limits.work,
+                        "answer": self.limits.answer,
                     },
                     "sample": service.explainer.model.spec == "demo",
                 }
@@ -360,13 +360,15 @@ class _Answered:
         now = asyncio.get_running_loop().time
         seconds = self.serving.limits.seconds
         end = now() + seconds
-        response = await self._response(Request(scope, receive, send), end)
         try:
+            response = await self._response(Request(scope, receive, send), end)
             async with asyncio.timeout_at(max(end, now() + min(GRACE, seconds))):
                 await send_in_chunks(response, send)
         except TimeoutError:
             self._refused(scope, "cut")
             await _cut(scope)
+        finally:
+            self.serving.traffic.held -= scope["pyxai_fast"].pop("held", 0)
 
     async def _response(self, request: Request, end: float) -> Response:
         serving = self.serving
@@ -441,11 +443,6 @@ async def _not_routed(_: Request, error: Exception) -> Response:
     """404 and 405 of the router, as this server words errors."""
     assert isinstance(error, HTTPException)
     return _json(json_bytes({"error": error.detail}), error.status_code, error.headers or {})
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _json(body: bytes, status: int = 200, headers: Any = None) -> Response:

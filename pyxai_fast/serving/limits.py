@@ -17,12 +17,14 @@ class Limits:
         pixels: of a picture, before it is resized.
         pixels_unresized: of a picture for a model that takes pictures as they are.
         pixels_together: of the pictures of a request, as the model gets them.
+        pixels_decoded: of the pictures of a request, as they are sent and as they are resized.
         instances: pictures in a request.
         work: pictures of a request, times the steps, samples or queries of each.
         numbers: of a request in JSON outside base64, and of an answer in the format "array".
         requests: that are being decoded at the same time.
         buffered: bytes of bodies, all together.
-        held: bytes of decoded pictures that wait or are worked on, all together.
+        answer: bytes of an answer.
+        held: bytes of decoded pictures and of their answers, until these are sent, all together.
         seconds: for a request, from its head to the end of its answer.
         body_seconds: for its body to come.
         head: bytes of a request's head.
@@ -34,11 +36,13 @@ class Limits:
     pixels: int = 25_000_000
     pixels_unresized: int = 2**20
     pixels_together: int = 8_000_000
+    pixels_decoded: int = 100_000_000
     instances: int = 128
     work: int = 20_000
     numbers: int = 1_000_000
     requests: int = 256
     buffered: int = 256 * 2**20
+    answer: int = 128 * 2**20
     held: int = 512 * 2**20
     seconds: float = 60.0
     body_seconds: float = 10.0

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from pyxai_fast.errors import near
-from pyxai_fast.images import ImageError, read_image
-from pyxai_fast.models.preprocessing import Preprocessing
+from pyxai_fast.serving.answers import largest_body
 from pyxai_fast.serving.limits import OPTION_BOUNDS, Limits
+from pyxai_fast.serving.pictures import Sent, check_fields, decode, look
 from pyxai_fast.serving.refusal import Refusal, invalid
 from pyxai_fast.serving.service import Service
-
-FILE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-"""What is decoded: others that Pillow knows have decoders that run programs, or crash."""
 
 ANSWER_FORMATS = ("float32_b64", "npy_b64", "array", "png", "picture")
 
@@ -39,8 +31,6 @@ _JSON_TYPES = (
     "application/x-www-form-urlencoded",
 )
 
-# Noisy copies of pictures, which clients predict, leave [0, 1]; pictures in 0..255 are a mistake.
-_LOWEST, _HIGHEST = -8.0, 9.0
 _MOST_TOP = 100
 
 
@@ -54,6 +44,7 @@ class Question:
         method, options: of the service.
         formats: of the answer, some of ANSWER_FORMATS.
         top: how many of the likeliest classes are told.
+        answer: bytes that the answer may have, about.
     """
 
     pixels: list[Tensor]
@@ -62,13 +53,24 @@ class Question:
     options: Mapping[str, int]
     formats: tuple[str, ...]
     top: int
+    answer: int
 
 
 def read_question(
-    service: Service, limits: Limits, body: bytes, content_type: str, query: str, *, explain: bool
+    service: Service,
+    limits: Limits,
+    body: bytes,
+    content_type: str,
+    query: str,
+    *,
+    explain: bool,
+    given_up: Callable[[], bool] = lambda: False,
 ) -> Question:
     """Reads a request: JSON with instances and parameters, or the bytes of a picture with its
     parameters in the address.
+
+    Args:
+        given_up: whether nobody waits for it any more.
 
     Raises:
         Refusal: of status 400, naming the field.
@@ -86,25 +88,21 @@ def read_question(
             raise invalid("parameters", "be an object", parameters)
         names = [f"instances[{i}]" for i in range(len(instances))]
     given = {name: value for name, value in (parameters or {}).items() if value is not None}
-    _check_fields("parameters", given, _PARAMETERS if explain else ())
+    check_fields("parameters", given, _PARAMETERS if explain else ())
     method, options, formats, top = _asked(service, given) if explain else ("", {}, (), 0)
     targets = _targets(service, given, instances, names) if explain else []
     if explain:
         _check_work(service, limits, method, options, len(instances))
-    pixels = _all_pixels(instances, names, service.preprocessing, limits, strict=explain)
+    sent = look(instances, names, service.preprocessing, limits, strict=explain)
+    answer = _size_of_answer(service, limits, sent, formats, top)
+    pixels = decode(sent, service.preprocessing, given_up)
     for name, each in zip(names, pixels, strict=True):
         if each.shape != pixels[0].shape:
             raise Refusal(
                 400,
                 f"{name}: must have the size of {names[0]}, {_size(pixels[0])}, got {_size(each)}",
             )
-    if "array" in formats and sum(map(Tensor.numel, pixels)) > limits.numbers:
-        raise invalid(
-            "format",
-            f"be another than array for more than {limits.numbers:,} numbers",
-            list(formats),
-        )
-    return Question(pixels, targets, method, options, formats, top)
+    return Question(pixels, targets, method, options, formats, top, answer)
 
 
 def _is_picture(content_type: str) -> bool:
@@ -119,13 +117,6 @@ def _is_picture(content_type: str) -> bool:
             f"picture, got {kind[:80]!r}",
         )
     return False
-
-
-def _check_fields(where: str, given: Iterable[str], known: Sequence[str]) -> None:
-    for name in given:
-        if name not in known:
-            must = f"be among {', '.join(known)}" if known else "not be given here"
-            raise Refusal(400, f"{where}: must {must}, got {name[:80]!r}{near(name, known)}")
 
 
 # ---------------------------------------------------------------- JSON
@@ -149,7 +140,7 @@ def _parsed(body: bytes, limits: Limits) -> Mapping[str, Any]:
     for name in request:
         if name in _PARAMETERS:
             raise Refusal(400, f"{name}: must be in parameters, got it beside instances")
-    _check_fields("the body", request, _FIELDS)
+    check_fields("the body", request, _FIELDS)
     return request
 
 
@@ -293,139 +284,28 @@ def _by_name(names: Sequence[str], name: str) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- the answer
 
 
-def _all_pixels(
-    instances: Sequence[Any],
-    names: Sequence[str],
-    preprocessing: Preprocessing,
-    limits: Limits,
-    *,
-    strict: bool,
-) -> list[Tensor]:
-    """Of each instance, as long as there is room for all of them."""
-    pixels: list[Tensor] = []
-    together, size = 0, preprocessing.size
-    for instance, name in zip(instances, names, strict=True):
-        if size is not None and len(instances) * size[0] * size[1] > limits.pixels_together:
-            together = limits.pixels_together + 1
-        else:
-            pixels.append(_pixels(instance, name, preprocessing, limits, strict=strict))
-            together += pixels[-1][0].numel()
-        if together > limits.pixels_together:
-            raise Refusal(
-                400,
-                f"instances: must have at most {limits.pixels_together:,} pixels together, as the "
-                f"model gets them, got more with {len(instances)} pictures",
-            )
-    return pixels
-
-
-def _pixels(
-    instance: Any, name: str, preprocessing: Preprocessing, limits: Limits, *, strict: bool
-) -> Tensor:
-    """[C, H, W] of one instance: encoded, as TensorFlow Serving has it, or numbers."""
-    if isinstance(instance, bytes):
-        return _decoded(instance, name, preprocessing, limits)
-    if isinstance(instance, Mapping):
-        _check_fields(name, instance, ("b64", "image", "target") if strict else ("b64", "image"))
-        if isinstance(instance.get("image"), Mapping):
-            instance, name = instance["image"], f"{name}.image"
-            _check_fields(name, instance, ("b64",))
-        text = instance.get("b64")
-        if not isinstance(text, str):
-            raise invalid(f"{name}.b64", "be an encoded picture in base64", text)
-        try:
-            data = base64.b64decode(text.encode("ascii"), validate=True)
-        except (binascii.Error, ValueError):
-            raise Refusal(400, f"{name}.b64: must be base64") from None
-        return _decoded(data, f"{name}.b64", preprocessing, limits)
-    return _from_numbers(instance, name, preprocessing, limits, strict=strict)
-
-
-def _decoded(data: bytes, name: str, preprocessing: Preprocessing, limits: Limits) -> Tensor:
-    """The picture in a file; its size is looked at before its pixels are decoded."""
-    from PIL import Image
-
-    file = io.BytesIO(data)
-    try:
-        with Image.open(file, formats=FILE_FORMATS) as header:
-            width, height = header.size
-    except Image.DecompressionBombError:  # so large that Pillow does not tell its size
-        raise _too_large(name, limits.pixels, "many more") from None
-    except Exception:  # a decoder fed garbage raises almost anything
-        raise Refusal(
-            400, f"{name}: must be a picture ({', '.join(FILE_FORMATS)}), and cannot be read as one"
-        ) from None
-    _check_area(name, width, height, preprocessing, limits)
-    file.seek(0)
-    try:
-        pixels = read_image(file, preprocessing, name=name)
-    except ImageError as error:
-        raise Refusal(400, str(error)) from error
-    return pixels
-
-
-def _from_numbers(
-    values: Any, name: str, preprocessing: Preprocessing, limits: Limits, *, strict: bool
-) -> Tensor:
-    channels, size = preprocessing.channels, preprocessing.size
-    height, width = size or ("H", "W")
-    must = f"be numbers [{channels}][{height}][{width}] or [{height}][{width}][{channels}]"
-    if not isinstance(values, list):
-        raise invalid(name, f"{must}, or an encoded picture", values)
-    try:
-        array = np.array(values, dtype=np.float64)
-    except (ValueError, TypeError, OverflowError):
-        raise Refusal(
-            400, f"{name}: must {must}, got rows of different lengths, or what is no number"
-        ) from None
-    given = array.shape
-    if array.ndim == 2 and channels == 1:
-        array = array[None]
-    fits = array.ndim == 3 and array.size > 0
-    if fits and not _has_shape(array.shape, channels, size):
-        array = array.transpose(2, 0, 1)
-        fits = _has_shape(array.shape, channels, size)
-    if fits and not _are_numbers(values):
-        raise Refusal(400, f"{name}: must {must}, got text, or true or false, among them")
-    if not fits:
-        shape = "".join(f"[{n}]" for n in given) or "a number"
-        raise Refusal(400, f"{name}: must {must}, got {shape}")
-    _check_area(name, array.shape[2], array.shape[1], preprocessing, limits)
-    low, high = (0.0, 1.0) if strict else (_LOWEST, _HIGHEST)
-    if not (array.min() >= low and array.max() <= high):
+def _size_of_answer(
+    service: Service, limits: Limits, sent: Sequence[Sent], formats: Sequence[str], top: int
+) -> int:
+    """Bytes, before anything is computed; of a prediction, which has no formats, few."""
+    channels, area = service.preprocessing.channels, sum(each.area for each in sent)
+    if "array" in formats and channels * area > limits.numbers:
+        raise invalid(
+            "format",
+            f"be another than array for more than {limits.numbers:,} numbers",
+            list(formats),
+        )
+    size = largest_body(len(sent), area, channels, formats, top, service.classes or 0)
+    if size > limits.answer:
         raise Refusal(
             400,
-            f"{name}: must be pixels from 0 to 1 (divide those of 0 to 255 by 255), "
-            f"got {array.min():.6g} to {array.max():.6g}",
+            f"instances: must have an answer of at most {limits.answer:,} bytes, got one of "
+            f"{size:,}; ask for fewer pictures, or fewer formats",
         )
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-
-
-def _are_numbers(values: list[Any]) -> bool:
-    """Not what is only taken for numbers: "1" and true."""
-    if isinstance(values[0], list):
-        return all(map(_are_numbers, values))
-    return set(map(type, values)) <= {int, float}
-
-
-def _check_area(
-    name: str, width: int, height: int, preprocessing: Preprocessing, limits: Limits
-) -> None:
-    resized = preprocessing.size is not None or preprocessing.resize is not None
-    most = limits.pixels if resized else min(limits.pixels, limits.pixels_unresized)
-    if not 1 <= width * height <= most:
-        raise _too_large(name, most, f"{width} x {height}")
-
-
-def _too_large(name: str, most: int, got: str) -> Refusal:
-    return Refusal(400, f"{name}: must have at most {most:,} pixels, got {got}")
-
-
-def _has_shape(shape: tuple[int, ...], channels: int, size: tuple[int, int] | None) -> bool:
-    return shape[0] == channels and (size is None or tuple(shape[1:]) == tuple(size))
+    return size
 
 
 def _size(pixels: Tensor) -> str:

@@ -86,7 +86,7 @@ class PictureExplanation:
         method: its name.
         target, class_name, probability: of the explained class; None where there are no classes.
         delta: completeness gap; None where the method promises none.
-        probabilities: of all classes, [n]; None where there are no classes.
+        prediction: what `Service.predict` gives for it, but for rounding, [n].
         gradients, queries: of this picture.
         seconds: of its batch.
         batch: pictures in its batch.
@@ -99,11 +99,16 @@ class PictureExplanation:
     class_name: str | None
     probability: float | None
     delta: float | None
-    probabilities: NDArray[np.float32] | None
+    prediction: NDArray[np.float32]
     gradients: int
     queries: int
     seconds: float
     batch: int
+
+    @property
+    def probabilities(self) -> NDArray[np.float32] | None:
+        """Of all classes, [n]; None where there are no classes."""
+        return self.prediction if self.prediction.size > 1 else None
 
 
 class Service:
@@ -273,7 +278,7 @@ class Service:
     def _probabilities(self, pixels: Tensor) -> list[NDArray[np.float32]]:
         answer = self.explainer.predict(pixels).detach().float().cpu().numpy()
         self.classes = answer.shape[1] if answer.ndim == 2 else 1
-        return list(answer)
+        return list(answer[:, None] if answer.ndim == 1 else answer)
 
     def _explain(
         self, key: Key, pixels: Tensor, targets: list[int | None]
@@ -391,15 +396,16 @@ def _rows(explanation: Explanation) -> list[PictureExplanation]:
     assert isinstance(maps, Tensor) and isinstance(pixels, Tensor)
     attributions = maps.detach().to("cpu", torch.float32).contiguous().numpy()
     shown = pixels.detach().to("cpu", torch.float32).contiguous().numpy()
-    probabilities = _probabilities_of(explanation)
+    predictions = _predictions_of(explanation)
+    several = predictions.shape[1] > 1
     rows = len(attributions)
     targets = [None] * rows if explanation.target is None else explanation.target.tolist()
     deltas = [None] * rows if explanation.delta is None else explanation.delta.tolist()
     names, cost = explanation.class_names, explanation.cost
     answers = []
     for row, (target, delta) in enumerate(zip(targets, deltas, strict=True)):
-        own = None if probabilities is None else probabilities[row]
-        probability = None if own is None or target is None else finite(float(own[target]))
+        own = predictions[row]
+        probability = finite(float(own[target])) if several and target is not None else None
         answers.append(
             PictureExplanation(
                 pixels=shown[row],
@@ -409,7 +415,7 @@ def _rows(explanation: Explanation) -> list[PictureExplanation]:
                 class_name=class_name(names, target),
                 probability=probability,
                 delta=None if delta is None else finite(delta),
-                probabilities=own,
+                prediction=own,
                 gradients=cost.gradients // rows,
                 queries=cost.queries // rows,
                 seconds=cost.seconds,
@@ -419,17 +425,17 @@ def _rows(explanation: Explanation) -> list[PictureExplanation]:
     return answers
 
 
-def _probabilities_of(explanation: Explanation) -> NDArray[np.float32] | None:
-    """[B, n]; None of a model with one output."""
+def _predictions_of(explanation: Explanation) -> NDArray[np.float32]:
+    """Probabilities [B, n]; of a model with one output its outputs, [B, 1]."""
     outputs = explanation.outputs.detach()
-    if outputs.ndim != 2 or outputs.shape[1] < 2:
-        return None
-    kind = explanation.settings.get("output", "logit")
-    if kind == "margin":
-        # Logits less the largest, but for that one itself, whose margin is above zero.
-        outputs = outputs.clamp(max=0.0)
-    if kind != "prob":
-        outputs = outputs.double().softmax(1)
+    outputs = outputs[:, None] if outputs.ndim == 1 else outputs
+    if outputs.shape[1] > 1:
+        kind = explanation.settings.get("output", "logit")
+        if kind == "margin":
+            # Logits less the largest, but for that one itself, whose margin is above zero.
+            outputs = outputs.clamp(max=0.0)
+        if kind != "prob":
+            outputs = outputs.double().softmax(1)
     return outputs.to("cpu", torch.float32).numpy()
 
 

@@ -27,7 +27,7 @@ class Traffic:
         receiving: those of them whose body has yet to come.
         decoding: those of them that are being decoded, or wait for that.
         buffered: bytes of bodies.
-        held: bytes of decoded pictures.
+        held: bytes of decoded pictures, and of answers that are not sent yet.
         stopping: the server is about to end, and says so to whoever asks whether it is ready.
         draining: no more requests are taken.
         unanswered: those that ended without their answer after the server was stopped.
