@@ -503,9 +503,12 @@ def test_only_pictures_with_both_values_are_compared() -> None:
 
 
 def test_the_bootstrap_is_that_of_its_definition() -> None:
+    stats = pytest.importorskip("scipy.stats", reason="SciPy is not installed")
     values = torch.randn(30, generator=torch.Generator().manual_seed(5)).double()
     draws = torch.randint(30, (RESAMPLES, 30), generator=torch.Generator().manual_seed(0))
-    low, high = values[draws].mean(1).quantile(torch.tensor([0.025, 0.975]).double())
+    student, normal = stats.t(29), stats.norm()
+    tail = normal.cdf((30 / 29) ** 0.5 * student.ppf(0.025))
+    low, high = values[draws].mean(1).quantile(torch.tensor([tail, 1 - tail]).double())
     found = mean_of(values)
     assert found["mean"] == float(values.mean())
     assert found["low"] == pytest.approx(float(low), abs=1e-12)
@@ -515,6 +518,18 @@ def test_the_bootstrap_is_that_of_its_definition() -> None:
         one = mean_of(curves[:, point])
         wanted = [one["mean"], one["low"], one["high"]]
         assert [float(v) for v in band] == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("count", [6, 8, 25])
+def test_of_noise_five_in_a_hundred_intervals_leave_0_out(count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    found = [mean_of(torch.randn(count, generator=generator)) for _ in range(600)]
+    outside = sum(not one["low"] <= 0 <= one["high"] for one in found)
+    assert 0.03 * 600 < outside < 0.075 * 600
+
+
+def test_one_picture_is_its_own_interval() -> None:
+    assert mean_of(torch.tensor([0.25])) == dict.fromkeys(("mean", "low", "high"), 0.25)
 
 
 def test_blocks_of_resamples_are_those_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Which maps find evidence that is known: every method, and those of other packages.
 
     python benchmarks/quality/known_evidence.py [--sets pictures,spectrograms,tables]
-        [--cases 64] [--evaluations 256] [--threads 2] [--json OUT.json]
+        [--cases 24] [--evaluations 128] [--threads 1] [--json OUT.json]
     python benchmarks/quality/known_evidence.py --page
 
 The inputs are made, and the networks trained, by pyxai_fast.known_evidence: nothing else is needed.
@@ -289,9 +289,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--sets", type=_sets, default=("pictures", "marked_pictures", "spectrograms", "tables"))
-    add("--cases", type=int, default=64, help="of each set")
-    add("--evaluations", type=int, default=256, help="of the network, for each map")
-    add("--threads", type=int, default=2, help="of PyTorch")
+    add("--cases", type=int, default=24, help="of each set")
+    add("--evaluations", type=int, default=128, help="of the network, for each map")
+    add("--threads", type=int, default=1, help="of PyTorch")
     add("--json", type=Path, default=Path("known-evidence.json"), help="where figures go")
     add("--plot", type=Path, help="where the plot goes")
     add("--gallery", type=Path, help="folder for pictures of maps")

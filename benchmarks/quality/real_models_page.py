@@ -37,9 +37,10 @@ same pictures:
 - Where the place of a thing is known: how often the hottest pixel is inside (pointing), overlap
   over all thresholds (mean IoU) and at the best one, and the share of the positive sum inside.
 - Controls know nothing of the model: a random map, and a Gaussian at the centre.
-- Figures are means over pictures with the 95 % bootstrap interval over pictures. "Better" and
-  "worse" are of differences on the same pictures whose interval leaves out 0, without a correction
-  for how many are compared: of those that are nothing but noise, about 5 in 100 do.
+- Figures are means over pictures with the 95 % bootstrap interval over pictures, as wide as
+  Student's for few. "Better" and "worse" are of differences on the same pictures whose interval
+  leaves out 0, without a correction for how many are compared: of those that are nothing but noise,
+  about 5 in 100 do.
 - Models and pictures, none of which are in this repository: LeNet is the network of Quantus's tests
   (its commit 85bc29d), asked about the first 60 digits of MNIST's test set; ResNet-20 is that of
   akamaster/pytorch_resnet_cifar10 (d5489e8), ten pictures each of CIFAR-10's first four classes

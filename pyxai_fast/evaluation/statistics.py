@@ -14,11 +14,11 @@ from .controls import RANDOM
 from .entries import Entry, Spent
 from .metrics import METRICS
 
-# Intervals of fewer pictures say too little: of three that are nothing but noise, one in four
-# leaves 0 out.
+# Intervals of fewer pictures say too little: resamples stay between the values, and of three that
+# are nothing but noise all are on one side of 0 one time in four.
 FEWEST = 6
-# Of a value: what the order of sums in float32 makes of it, in a network and in a metric.
-ROUNDING = 1e-5
+# Of a value: what the order of sums in float32 makes of it, in a network and in a ranking.
+ROUNDING = 1e-4
 
 # A metric, and the order of attributions that it judged.
 Column = tuple[str, str]
