@@ -13,17 +13,19 @@ SHELL := bash
 VENV := .venv
 DOCS_VENV := .venv-docs
 QUANTUS_VENV := .venv-quantus
+PEERS_VENV := .venv-peers
 PY := $(VENV)/bin/python
 # A process for each core; the tests of a file share what they set up.
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quantus bench lint docs clean FORCE
+.PHONY: help demo test test-quantus peers bench lint docs clean FORCE
 
 help:
 	@echo "make demo    explain handwritten digits with every method; writes demo/"
 	@echo "make test    run the tests"
 	@echo "make test-quantus    compare our metrics with Quantus's, in an environment of its own"
+	@echo "make peers   all that figures are compared with, for benchmarks; in .venv-peers"
 	@echo "make bench   run the benchmarks"
 	@echo "make lint    check formats, style and types"
 	@echo "make docs    build the documentation, build/site/index.html"
@@ -37,23 +39,25 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(PY) -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
-# Quantus pins older versions of what the suite needs: it sees the suite's packages, and only what
-# it misses is installed beside them.
 test-quantus: $(QUANTUS_VENV)/.installed
 	$(QUANTUS_VENV)/bin/python -m pytest -rs tests/test_metrics_agree.py \
 	  tests/test_metrics_agree_quantus_changes.py tests/test_door_quantus.py
 
-$(QUANTUS_VENV)/.installed: requirements-quantus.txt $(VENV)/.installed
-	@echo "Installing Quantus beside the suite's packages"
-	@$(PY) -m venv --clear $(QUANTUS_VENV)
+# Packages that pin versions which the suite does not have, or gigabytes that nothing here needs:
+# each environment sees the suite's packages, and only what it misses is installed beside them.
+$(QUANTUS_VENV)/.installed $(PEERS_VENV)/.installed: .venv-%/.installed: requirements-%.txt $(VENV)/.installed
+	@echo "Installing requirements-$*.txt beside the suite's packages"
+	@$(PY) -m venv --clear $(@D)
 	@$(PY) -c 'import sysconfig; print("import site; site.addsitedir({!r})".format(sysconfig.get_path("purelib")))' \
-	  > "$$($(QUANTUS_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/suite.pth"
-	@$(QUANTUS_VENV)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements-quantus.txt \
-	  || { echo "make: not all packages of requirements-quantus.txt could be had; pip says above which" >&2; exit 1; }
+	  > "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/suite.pth"
+	@$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r $< \
+	  || { echo "make: not all packages of $< could be had; pip says above which" >&2; exit 1; }
 	@touch $@
 
-bench: $(VENV)/.installed
-	$(PY) benchmarks/run.py $(BENCH_ARGS)
+peers: $(PEERS_VENV)/.installed
+
+bench: $(PEERS_VENV)/.installed
+	$(PEERS_VENV)/bin/python benchmarks/run.py $(BENCH_ARGS)
 
 lint: lint-style lint-format lint-cpp lint-types
 
@@ -74,7 +78,7 @@ docs: $(DOCS_VENV)/.requirements
 	$(DOCS_VENV)/bin/python -m mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(DOCS_VENV) $(QUANTUS_VENV) build dist demo pyxai_fast/_native *.egg-info
+	rm -rf $(VENV) $(DOCS_VENV) $(QUANTUS_VENV) $(PEERS_VENV) build dist demo pyxai_fast/_native *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find pyxai_fast tests -name __pycache__ -prune -exec rm -rf {} +
 

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from pyxai_fast import ops
 from pyxai_fast.methods import IntegratedGradients
 from pyxai_fast.runtime.cost import Cost
+from pyxai_fast.runtime.linear_layers import linear_layers
 
 N_STEPS = 50
 AGREEMENT = 1e-3
@@ -164,15 +165,19 @@ def model_alone(
     model: nn.Module, inputs: Tensor, target: Tensor, sizes: list[int], memory_format: str
 ) -> Callable[[], Tensor]:
     """The model's share of our call: chunks of the same sizes in the same memory format, from a
-    buffer that is there already, with nothing made of the gradients."""
+    buffer that is there already, with nothing made of the gradients. Large linear layers go the
+    way that they go in our call."""
     rows = torch.arange(max(sizes)) % inputs.shape[0]
     buffer, targets = inputs[rows], target[rows]
     if inputs.dim() == 4:
         buffer = buffer.contiguous(memory_format=FORMATS[memory_format])
 
+    module = model if isinstance(model, nn.Module) else None
+
     def run() -> Tensor:
         for size in sizes:
-            grads = forward_backward(model, buffer[:size], targets[:size])
+            with linear_layers(module, buffer[:size]):
+                grads = forward_backward(model, buffer[:size], targets[:size])
         return grads
 
     return run

@@ -1,11 +1,15 @@
 """Metrics of maps, ours and as captum and Quantus have them, in the same settings.
 
-    python benchmarks/bench_metrics.py [--quick] [--device cuda] [--threads N] [--json OUT]
-        [--metrics NAME ...]
+    make test-quantus    # makes the environment, .venv-quantus, and tests that the values agree
+    .venv-quantus/bin/python benchmarks/bench_metrics.py [--quick] [--device cuda] [--threads N]
+        [--json OUT] [--metrics NAME ...]
+
+stores the figures and writes benchmarks/README.md, unless `--json` says where figures go.
 
 Every contender judges the same maps of the same inputs, and metrics that explain anew call the same
 explanation. Contenders take turns, and medians are compared. Peers that are not installed are left
-out, and named. Where a peer does less than ours or something else, the row says so.
+out, and named. Where a peer does less than ours or something else, the row says so; where it does
+the same and nothing is drawn, nothing is timed before the values agree.
 """
 
 from __future__ import annotations
@@ -13,20 +17,21 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import report
 import torch
 from clock import QUICK as QUICK_EFFORT
 from clock import Contender, Effort, quantiles, race
 from ig_cases import CASES, Case, digits
-from machine import machine
+from machine import RESULTS, ROOT, cpu_name, machine, short_name
 from torch import Tensor, nn
 
 from pyxai_fast import Saliency, metrics
@@ -91,11 +96,13 @@ class Match:
 
     Attributes:
         note: what is not the same for all.
+        same: whether all must find the same values.
     """
 
     metric: str
     calls: dict[str, Call]
     note: str = ""
+    same: bool = False
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -104,12 +111,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--metrics", nargs="*", metavar="NAME", help="only these")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--json", type=Path, help="where to write the figures, in place of results")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    partly = options.quick or options.metrics or options.device != "cpu"
+    path = options.json
+    if path is None and not partly:
+        path = RESULTS / "metrics" / f"{short_name(cpu_name())}.json"
+        path.parent.mkdir(exist_ok=True)
     for results in measured(torch.device(options.device), options.quick, options.metrics):
-        if options.json:  # after every row, so that what ends the run leaves what was measured
-            options.json.write_text(json.dumps(results, indent=1) + "\n")
+        if path:  # after every row, so that what ends the run leaves what was measured
+            path.write_text(json.dumps(results, indent=1) + "\n")
+    if path and options.json is None:
+        report.main()
+        print(f"wrote {path.relative_to(ROOT)} and {report.README.relative_to(ROOT)}")
 
 
 def measured(
@@ -118,7 +133,7 @@ def measured(
     """The figures, after each row; what they are is printed."""
     peers = {name: peer for name in PEERS if (peer := _imported(name)) is not None}
     results: dict[str, Any] = {
-        "machine_info": machine() | {"quantus": _version("quantus")},
+        "machine_info": machine(),
         "threads": torch.get_num_threads(),
         "device": device.type,
         "missing": [name for name in PEERS if name not in peers],
@@ -143,6 +158,8 @@ def run(match: Match, device: torch.device, effort: Effort) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of captum and Quantus, about their arguments
         values = {name: _mean(call()) for name, call in match.calls.items()}
+        if match.same:
+            agreed(match.metric, values)
         contenders = {name: Contender(call, nullcontext) for name, call in match.calls.items()}
         times = race(contenders, device, effort)
     seconds = {name: quantiles(each) for name, each in times.items()}
@@ -158,6 +175,13 @@ def run(match: Match, device: torch.device, effort: Effort) -> dict[str, Any]:
         },
         "mean_value": values,
     }
+
+
+def agreed(metric: str, values: dict[str, float]) -> None:
+    """Raises where the peers' mean values are not ours."""
+    for name, value in values.items():
+        if not math.isclose(value, values[OURS], rel_tol=1e-4, abs_tol=1e-6):
+            raise SystemExit(f"{metric}: {name} finds {value}, ours {values[OURS]}")
 
 
 def told(row: dict[str, Any]) -> str:
@@ -351,7 +375,7 @@ def of_maps(task: Task, peers: dict[str, Any]) -> Iterator[Match]:
         if "quantus" in peers:
             metric = getattr(peers["quantus"], theirs)(disable_warnings=True)
             calls["Quantus"] = lambda metric=metric, more=more: metric(**task.judged(), **more)
-        yield Match(name, calls)
+        yield Match(name, calls, same=True)
 
 
 # --- peers ---------------------------------------------------------------------------------------
@@ -367,13 +391,6 @@ def _imported(name: str) -> Any | None:
         return importlib.import_module(name)
     except ImportError:
         return None
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 if __name__ == "__main__":

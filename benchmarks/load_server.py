@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import report
 import torch
 from machine import RESULTS, ROOT, machine, short_name
 from PIL import Image
@@ -359,6 +360,9 @@ def main() -> None:
         with open(options.json or path, "w", encoding="utf-8") as file:
             file.write(json.dumps(result, indent=1) + "\n")
         print(f"wrote {options.json or path.relative_to(ROOT)}")
+    if options.json is None and not options.quick:
+        report.main()
+        print(f"wrote {report.README.relative_to(ROOT)}")
 
 
 def print_work(work: str, measured: dict[str, Any]) -> None:

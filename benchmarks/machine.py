@@ -14,6 +14,8 @@ import torch
 
 from pyxai_fast import ops
 
+# What ours is compared with.
+PEERS = ("captum", "lime", "quantus", "saliency", "shap", "zennit")
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -28,11 +30,10 @@ def machine() -> dict[str, str | int]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "captum": _version("captum"),
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),
         "load_before": round(os.getloadavg()[0], 2),
-    }
+    } | {name: _version(name) for name in PEERS}
 
 
 def cpu_name() -> str:

@@ -17,12 +17,12 @@ def metrics_section(result: dict[str, Any]) -> Iterator[str]:
     )
     yield f"## Metrics, {info['cpu']}\n"
     yield (
-        "`python benchmarks/bench_metrics.py --json FILE`: the same maps of the same inputs, "
+        "`.venv-quantus/bin/python benchmarks/bench_metrics.py`, in the environment that `make "
+        "test-quantus` makes: the same maps of the same inputs, "
         "judged by ours and by other packages' metrics; those that explain anew call the same "
         f"explanation. {result['threads']} thread of {info['cores']} cores, torch {info['torch']}, "
-        f"{peers}, commit {info['commit']}, {info['date']}; medians of turns. Quantus needs an "
-        "environment of its own, since what it pins is older. Where a peer does less or something "
-        "else, the note says so.\n"
+        f"{peers}, commit {info['commit']}, {info['date']}; medians of turns. Where a "
+        "peer does less or something else, the note says so.\n"
     )
     rows = result["rows"]
     yield table(
