@@ -1022,6 +1022,29 @@ def test_the_size_of_a_map_is_known_from_the_head(
     assert sent.effort >= size[0] * size[1]
 
 
+def test_files_that_are_slow_to_decode_count_for_more() -> None:
+    def effort(data: bytes) -> int:
+        (sent,) = look([data], ["x"], Preprocessing(size=(1, 1)), Limits(), strict=True)
+        decode([sent], Preprocessing(size=(1, 1)), lambda: False)
+        return sent.effort
+
+    file = io.BytesIO()
+    image_module.new("L", (40, 50), 77).save(file, "JPEG", progressive=True)
+    usual = file.getvalue()
+    scan = usual[usual.rindex(b"\xff\xda") : -2]
+    many = usual[:-2] + 80 * scan + usual[-2:]
+    assert effort(usual) == 40 * 50 + 1 and effort(many) == 11 * 40 * 50 + 1
+
+    def bmp(compression: int, pixels: bytes) -> bytes:
+        palette = b"".join(bytes([i, i, i, 0]) for i in range(256))
+        start, size = 54 + len(palette), len(pixels)
+        head = struct.pack("<IiiHHIIiiII", 40, 4, 2, 1, 8, compression, size, 1, 1, 256, 0)
+        return b"BM" + struct.pack("<IHHI", start + size, 0, 0, start) + head + palette + pixels
+
+    assert effort(bmp(0, bytes(8))) == 8 + 1
+    assert effort(bmp(1, b"\x04\x05\x00\x00" * 2 + b"\x00\x01")) == 8 * 8 + 1
+
+
 def test_nothing_is_decoded_for_a_client_that_has_gone(decoding: Decoding, digit: bytes) -> None:
     decoding.gate.clear()
     body = json.dumps({"instances": [{"b64": b64(flat_png(4, 4))}] * 5}).encode()

@@ -17,7 +17,8 @@ class Limits:
         pixels: of a picture, before it is resized.
         pixels_unresized: of a picture for a model that takes pictures as they are.
         pixels_together: of the pictures of a request, as the model gets them.
-        pixels_decoded: of the pictures of a request, as they are sent and as they are resized.
+        pixels_decoded: of the pictures of a request, as they are sent and as they are resized;
+            those of files that are slow to decode count for more.
         instances: pictures in a request.
         work: pictures of a request, times the steps, samples or queries of each.
         numbers: of a request in JSON outside base64, and of an answer in the format "array".

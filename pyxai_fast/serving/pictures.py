@@ -25,6 +25,8 @@ FILE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 # Noisy copies of pictures, which clients predict, leave [0, 1]; pictures in 0..255 are a mistake.
 _LOWEST, _HIGHEST = -8.0, 9.0
 
+_BMP_COMPRESSED, _BMP_PASSES = (1, 2), 8  # BI_RLE8 and BI_RLE4
+
 
 @dataclass(frozen=True)
 class Sent:
@@ -34,7 +36,7 @@ class Sent:
         name: where in the request.
         content: the bytes of a file, of which the head has been read; or pixels [C, H, W].
         area: pixels, as the model gets it.
-        effort: pixels to go through until then.
+        effort: pixels to go through until then, each as often as that takes.
     """
 
     name: str
@@ -140,6 +142,7 @@ def _opened(data: bytes, name: str, preprocessing: Preprocessing, limits: Limits
     try:
         with Image.open(io.BytesIO(data), formats=FILE_FORMATS) as header:
             width, height = header.size
+            passes = _passes(header.info, data)
     except Image.DecompressionBombError:  # so large that Pillow does not tell its size
         raise _too_large(name, limits.pixels, "many more") from None
     except Exception:  # a decoder fed garbage raises almost anything
@@ -150,7 +153,18 @@ def _opened(data: bytes, name: str, preprocessing: Preprocessing, limits: Limits
     resized = _resized_area(width, height, preprocessing)
     size = preprocessing.size
     area = resized if size is None else size[0] * size[1]
-    return Sent(name, data, area, width * height + resized)
+    return Sent(name, data, area, passes * width * height + resized)
+
+
+def _passes(info: Mapping[Any, Any], data: bytes) -> int:
+    """How often a decoder goes over the pixels, where going through a PNG is once, about.
+
+    A progressive JPEG may have any number of scans, of a few bytes each: eight, as the usual ones
+    have, are as fast as a pass. A compressed BMP is decoded by Python.
+    """
+    if data.startswith(b"\xff\xd8"):
+        return 1 + data.count(b"\xff\xda") // 8
+    return _BMP_PASSES if info.get("compression") in _BMP_COMPRESSED else 1
 
 
 def _resized_area(width: int, height: int, preprocessing: Preprocessing) -> int:
