@@ -19,12 +19,15 @@ pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
-from job_cases import draw, explain, explainer, files_of, network  # noqa: E402
+from job_cases import FatalItems, draw, explain, explainer, files_of, network  # noqa: E402
 
 from pyxai_fast import jobs  # noqa: E402
 from pyxai_fast.images import ImageError  # noqa: E402
 from pyxai_fast.jobs import atomic_file, reading, shard_files  # noqa: E402
 from pyxai_fast.jobs import run as jobs_run  # noqa: E402
+from pyxai_fast.jobs.items import Item  # noqa: E402
+from pyxai_fast.jobs.processes import ProcessEndedError  # noqa: E402
+from pyxai_fast.models.preprocessing import Preprocessing  # noqa: E402
 from pyxai_fast.models.query_error import QueryError  # noqa: E402
 
 
@@ -130,24 +133,108 @@ def test_what_is_not_the_pictures_fault_stops_the_job(
 # ---------------------------------------------------------------- reading
 
 
-def test_a_reader_that_dies_stops_the_job(tmp_path: Path, out: Path) -> None:
+def kill_readers(_: object) -> None:
+    for child in multiprocessing.active_children():
+        os.kill(child.pid or 0, signal.SIGKILL)
+
+
+def test_pictures_that_end_what_reads_them_are_bad_files(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path / "in", 12)
+    with monkeypatch.context() as patched:
+        patched.setattr(reading, "Items", FatalItems)
+        assert statuses_of(explain(tmp_path / "in", out, workers=2)) == (10, 2)
+    reasons = jobs.results(out).table()["reason"].to_pylist()
+    said = {3: "crashes its decoder", 6: "takes more memory than there is"}
+    assert [number for number, reason in enumerate(reasons) if reason] == list(said)
+    for number, reason in said.items():
+        assert reasons[number].startswith(reason)
+        assert f"{number:03d}.png,bad,{reason}" in (out / "bad.csv").read_text()
+
+    # All else is as where they are bad for another cause, with the same words.
+    read = reading.read_image
+
+    def read_image(path: Any, *arguments: Any, **options: Any) -> Tensor:
+        number = int(Path(path).stem)
+        if number in said:
+            raise ImageError(f"{path}: {reasons[number]}")
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(reading, "read_image", read_image)
+    explain(tmp_path / "in", tmp_path / "in process")
+    assert files_of(out) == files_of(tmp_path / "in process")
+
+
+def test_where_memory_is_too_small_for_any_picture_none_is_at_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Process:
+        """Is killed by all pictures but one."""
+
+        def __init__(self, _: object) -> None:
+            pass
+
+        def __call__(self, item: Item) -> reading.Reading:
+            if not item.path.endswith("004.png"):
+                raise ProcessEndedError(-signal.SIGKILL)
+            return reading.Reading(bad="this one is not")
+
+    monkeypatch.setattr(reading, "ThrowawayProcess", Process)
+    read = reading._ReaderAlone(Preprocessing())
+    items = [Item(f"{number:03d}.png") for number in (0, 1, 4, 5, 6, 7)]
+    found = [read(item) for item in items]
+    too_large = reading.Reading(bad=reading.TOO_LARGE)
+    assert found[:2] == found[3:5] == [too_large] * 2 and read.found
+    assert found[2] == reading.Reading(bad="this one is not")
+    failed = found[5].failed
+    assert failed is not None and failed.startswith("memory failed") and "007.png" in failed
+
+
+def test_a_reader_that_dies_by_chance_costs_nothing(tmp_path: Path, out: Path) -> None:
     draw(tmp_path / "in", 40)
+    kills = [kill_readers]
+
+    def done(items: int) -> None:
+        for kill in kills:
+            kill(items)
+        kills.clear()
+
     options = {"batch_size": 2, "shard_size": 4}
-
-    def kill(_: int) -> None:
-        for child in multiprocessing.active_children():
-            os.kill(child.pid or 0, signal.SIGKILL)
-
     with jobs.begin(explainer(), tmp_path / "in", out, **options) as begun:
         worker = jobs.ShardWorker(begun.job, workers=1)
-        with pytest.raises(
-            jobs.JobStopped, match=r"died somewhere in items \d+ to \d+, from shard"
-        ):
-            list(worker.explain(begun.job.missing(), kill))
+        with pytest.warns(UserWarning, match=r"died somewhere in items \d+ to \d+, from shard"):
+            list(worker.explain(begun.job.missing(), done))
         worker.close()
     explain(tmp_path / "in", out, resume=True)
     explain(tmp_path / "in", tmp_path / "undisturbed")
     assert files_of(out) == files_of(tmp_path / "undisturbed")
+
+
+def test_readers_that_die_again_and_again_stop_the_job(
+    pictures: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what no picture is at fault for: too little memory that is shared, for one."""
+    made = reading.SpanReader._new_loader
+
+    def dying(self: reading.SpanReader) -> Any:
+        class Dying:
+            def __iter__(self) -> Any:
+                for batch in loader:
+                    del batch
+                    raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. ")
+
+        loader = made(self)
+        return Dying()
+
+    monkeypatch.setattr(reading.SpanReader, "_new_loader", dying)
+    monkeypatch.setattr(reading, "DEATHS_FOR_NOTHING", 1)
+    with (
+        pytest.warns(UserWarning, match="none of them was at fault"),
+        pytest.raises(jobs.JobStopped, match=r"died somewhere in .*Bus error.* fewer workers"),
+    ):
+        explain(pictures, out, workers=1)
+    assert statuses(out) == ["ok"] * 4
 
 
 def test_a_reader_s_death_is_not_taken_for_a_picture_s_fault(pictures: Path, out: Path) -> None:
@@ -159,7 +246,7 @@ def test_a_reader_s_death_is_not_taken_for_a_picture_s_fault(pictures: Path, out
 
     Image.new("RGB", (16, 16)).save(pictures / "006.png")
     made = explainer((16, 16), Picky(dying), "saliency")  # type: ignore[arg-type]
-    with pytest.raises(jobs.JobStopped, match=r"died somewhere in .* resume with workers=0"):
+    with pytest.raises(jobs.JobStopped, match=r"died somewhere in .* or with workers=0"):
         explain(pictures, out, made)
     assert statuses(out) == ["ok"] * 4
 

@@ -7,8 +7,8 @@ import json
 import math
 import os
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NoReturn
@@ -24,7 +24,7 @@ from ..picture_explainer import PictureExplainer
 from ..runtime.chunks import FEWEST_ROWS, FIRST_CHUNK_BYTES, FIRST_CHUNK_ROWS
 from ..runtime.memory import is_out_of_memory
 from .job import LOG, STORES, Job
-from .reading import Batch, Group, Span, SpanReader, reader_died
+from .reading import Batch, Group, Span, SpanReader, first_line, reader_died
 from .shard_files import BAD, NOT_FINITE, OK, Row, checksum, commit
 
 
@@ -116,8 +116,7 @@ class ShardWorker:
             JobStopped: the model, what reads or the disk failed; shards that were reported are
                 done.
         """
-        asked: deque[Span] = deque()
-        batches = self._read(shards, asked)
+        batches = self._reader.read(self._spans(shards))
         try:
             with ThreadPoolExecutor(1, "commit") as writer:
                 writing: Future[ShardReport] | None = None
@@ -131,35 +130,8 @@ class ShardWorker:
         except RuntimeError as error:
             if not reader_died(error):
                 raise
-            raise JobStopped(f"jobs: stopped, for {_died(asked, error)}; {KEPT}") from error
-
-    def _read(self, shards: Iterable[int], asked: deque[Span]) -> Iterator[Batch]:
-        """Batches, while `asked` has the spans that are being read. Where reading fails, the last
-        says so: shards before its own are finished."""
-        stopped: list[Exception] = []
-
-        def spans() -> Iterator[Span]:
-            try:
-                for span in self._spans(shards):
-                    asked.append(span)
-                    yield span
-            except Exception as error:  # of who gives out shards, and not of who reads
-                stopped.append(error)
-
-        batches = self._reader.read(spans())
-        while True:
-            try:
-                batch = next(batches, None)
-            except Exception as error:  # DataLoader's, or of sockets that nobody listens at
-                if not self._reader.workers or not asked:
-                    raise
-                batch = Batch(asked[0], [], [], {}, _died(asked, error))
-            if batch is None:
-                break
-            yield batch
-            asked.popleft()
-        if stopped:
-            raise stopped[0]
+            said = self._reader.what_died(first_line(error))
+            raise JobStopped(f"jobs: stopped, for {said}; {KEPT}") from error
 
     def _spans(self, shards: Iterable[int]) -> Iterator[Span]:
         size = self.job.batch_size
@@ -206,7 +178,7 @@ class ShardWorker:
             except Exception:  # it is not the pictures
                 self._stop(group, finished.shard, failed)
         for number, found in refused.items():
-            finished.leave_out(number, f"the model: {_first_line(found)}")
+            finished.leave_out(number, f"the model: {first_line(found)}")
 
     def _tried(self, group: Group, finished: _Explained) -> Exception | None:
         """Explains a group; gives the error where that may be due to one of its pictures."""
@@ -226,7 +198,7 @@ class ShardWorker:
         first, last = group.numbers[0], group.numbers[-1]
         items = f"item {first}" if first == last else f"items {first} to {last}"
         raise JobStopped(
-            f"jobs: stopped at {items}, in shard {shard}: {_first_line(error)}; {KEPT}"
+            f"jobs: stopped at {items}, in shard {shard}: {first_line(error)}; {KEPT}"
         ) from error
 
     def _with_known_targets(self, group: Group, finished: _Explained) -> Group:
@@ -307,20 +279,6 @@ def may_be_a_picture(error: Exception) -> bool:
     """Whether an error of the model may be due to a picture, and not come from elsewhere."""
     elsewhere = isinstance(error, QueryError) or is_out_of_memory(error) or reader_died(error)
     return not elsewhere
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _died(asked: Sequence[Span], error: Exception) -> str:
-    """What is said of a process that reads, while spans were asked for."""
-    first, last = asked[0], asked[-1]
-    return (
-        f"a process that reads pictures died somewhere in items {first.first} to {last.last - 1}, "
-        f"from shard {first.shard} on ({_first_line(error)}): memory ran out, or a decoder crashed "
-        "on one of them; resume with workers=0 (--workers 0), or begin anew without that picture"
-    )
 
 
 def _result_of(writing: Future[ShardReport]) -> ShardReport:
