@@ -1045,15 +1045,20 @@ def test_files_that_are_slow_to_decode_count_for_more() -> None:
     assert effort(bmp(1, b"\x04\x05\x00\x00" * 2 + b"\x00\x01")) == 8 * 8 + 1
 
 
-def test_nothing_is_decoded_for_a_client_that_has_gone(decoding: Decoding, digit: bytes) -> None:
+@pytest.mark.parametrize("goes", [True, False], ids=["the client goes", "it takes too long"])
+def test_nothing_more_is_decoded_for_who_does_not_wait(decoding: Decoding, goes: bool) -> None:
     decoding.gate.clear()
     body = json.dumps({"instances": [{"b64": b64(flat_png(4, 4))}] * 5}).encode()
     head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-    with Running(held_app(Held())) as running:
-        with talking(running, head.encode() + body):
+    app = held_app(Held(), Limits() if goes else Limits(seconds=0.3))
+    with Running(app) as running:
+        with talking(running, head.encode() + body) as raw:
             assert decoding.entered.wait(SOON)
-        wait_for(lambda: running.app.traffic.decoding == 0)
+            if not goes:
+                assert raw.recv(100).startswith(b"HTTP/1.1 504")
+        wait_for(lambda: app.traffic.decoding == 0)
         decoding.gate.set()
+        app.limits = Limits()
         one = {"instances": [{"b64": b64(flat_png(4, 4))}]}
         assert running.http.post(PREDICT, json=one).status_code == 200
     assert decoding.calls == 2  # the first of the five, and this one

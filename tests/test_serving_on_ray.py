@@ -139,6 +139,30 @@ def test_what_waits_at_a_proxy_is_bounded_in_number_and_time(
     assert 20 < told["request_timeout_s"] <= 40  # the replica's own 504 comes first
 
 
+def test_replicas_are_waited_for_longer_than_ray_does_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    apps, asked = {on_ray.APP: "RUNNING"}, []
+
+    def delete(name: str) -> None:
+        asked.append(name)
+        if len(asked) < 3:
+            raise TimeoutError
+        apps.clear()
+
+    monkeypatch.setattr(on_ray.serve, "status", lambda: SimpleNamespace(applications=apps))
+    monkeypatch.setattr(on_ray.serve, "delete", delete)
+    assert on_ray._drained(30.0)
+    assert asked == [on_ray.APP] * 3
+
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    apps[on_ray.APP] = "DELETING"
+    monkeypatch.setattr(on_ray.serve, "delete", interrupted)
+    assert not on_ray._drained(30.0)
+
+
 def floats(answer: dict[str, Any]) -> np.ndarray[Any, Any]:
     sent = answer["attributions"]
     return np.frombuffer(base64.b64decode(sent["b64"]), "<f4").reshape(sent["shape"])
