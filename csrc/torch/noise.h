@@ -167,19 +167,19 @@ struct NoiseOps {
   }
 
   static Tensor perturb(const Tensor& inputs, int64_t samples, const Tensor& sigma,
-                        const Tensor& key, std::string distribution, bool antithetic,
-                        int64_t first_sample, const std::optional<Tensor>& examples,
-                        const std::optional<Tensor>& mask, const std::optional<Tensor>& blocks,
-                        int64_t block_count, const std::optional<Tensor>& active, bool shared,
-                        double keep, std::optional<double> low, std::optional<double> high,
-                        bool reflect, const std::optional<Tensor>& scale,
-                        const std::optional<Tensor>& shift, std::optional<ScalarType> dtype,
+                        const Tensor& key, Text distribution, bool antithetic, int64_t first_sample,
+                        const std::optional<Tensor>& examples, const std::optional<Tensor>& mask,
+                        const std::optional<Tensor>& blocks, int64_t block_count,
+                        const std::optional<Tensor>& active, bool shared, double keep,
+                        std::optional<double> low, std::optional<double> high, bool reflect,
+                        const std::optional<Tensor>& scale, const std::optional<Tensor>& shift,
+                        std::optional<ScalarType> dtype,
                         std::optional<MemoryFormat> memory_format) {
     check_samples(inputs, samples);
     std::vector<int64_t> sizes = sizes_of(inputs);
     const NoiseTensors noise =
-        noise_of(sizes, samples, inputs, key, distribution, antithetic, first_sample, examples,
-                 blocks, block_count, active, shared, keep, "perturb");
+        noise_of(sizes, samples, inputs, key, string_of(distribution), antithetic, first_sample,
+                 examples, blocks, block_count, active, shared, keep, "perturb");
     const MemoryFormat format = memory_format.value_or(MemoryFormat::Contiguous);
     sizes[0] *= samples;
     const Tensor result = torch::stable::empty(sizes, dtype.value_or(inputs.scalar_type()),
@@ -190,7 +190,7 @@ struct NoiseOps {
   }
 
   static void perturb_out(const Tensor& inputs, int64_t samples, const Tensor& sigma,
-                          const Tensor& key, std::string distribution, bool antithetic,
+                          const Tensor& key, Text distribution, bool antithetic,
                           int64_t first_sample, const std::optional<Tensor>& examples,
                           const std::optional<Tensor>& mask, const std::optional<Tensor>& blocks,
                           int64_t block_count, const std::optional<Tensor>& active, bool shared,
@@ -202,8 +202,8 @@ struct NoiseOps {
     check_same_device(out, inputs, op, "out");
     std::vector<int64_t> sizes = sizes_of(inputs);
     const NoiseTensors noise =
-        noise_of(sizes, samples, inputs, key, distribution, antithetic, first_sample, examples,
-                 blocks, block_count, active, shared, keep, op);
+        noise_of(sizes, samples, inputs, key, string_of(distribution), antithetic, first_sample,
+                 examples, blocks, block_count, active, shared, keep, op);
     sizes[0] *= samples;
     if (sizes_of(out) != sizes) {
       fail(op, ": out must have shape [K * B, ...] with the features of the inputs ",
@@ -246,15 +246,15 @@ struct NoiseOps {
   }
 
   static Tensor contract(const Tensor& weights, std::vector<int64_t> shape, const Tensor& key,
-                         std::string distribution, bool antithetic, int64_t first_sample,
+                         Text distribution, bool antithetic, int64_t first_sample,
                          const std::optional<Tensor>& examples, const std::optional<Tensor>& blocks,
                          int64_t block_count, const std::optional<Tensor>& active, double keep,
                          bool squared) {
     const std::vector<int64_t> sizes = noise_sizes(weights, shape);
     dtype_of(weights, "noise_contract", "weights");
-    const NoiseTensors noise =
-        noise_of(sizes, weights.size(1), weights, key, distribution, antithetic, first_sample,
-                 examples, blocks, block_count, active, false, keep, "noise_contract");
+    const NoiseTensors noise = noise_of(sizes, weights.size(1), weights, key,
+                                        string_of(distribution), antithetic, first_sample, examples,
+                                        blocks, block_count, active, false, keep, "noise_contract");
     std::vector<int64_t> result = sizes;
     if (weights.dim() == 3) result.insert(result.begin() + 1, weights.size(2));
     Tensor total = torch::stable::empty(result, ScalarType::Double, std::nullopt, weights.device());
@@ -263,7 +263,7 @@ struct NoiseOps {
     return weights.scalar_type() == ScalarType::Double ? total : as_type(total, ScalarType::Float);
   }
 
-  static void contract_out(const Tensor& weights, const Tensor& key, std::string distribution,
+  static void contract_out(const Tensor& weights, const Tensor& key, Text distribution,
                            bool antithetic, int64_t first_sample,
                            const std::optional<Tensor>& examples,
                            const std::optional<Tensor>& blocks, int64_t block_count,
@@ -284,8 +284,8 @@ struct NoiseOps {
     shape.erase(shape.begin(), shape.begin() + lead);
     const std::vector<int64_t> sizes = noise_sizes(weights, shape);
     const NoiseTensors noise =
-        noise_of(sizes, weights.size(1), weights, key, distribution, antithetic, first_sample,
-                 examples, blocks, block_count, active, false, keep, op);
+        noise_of(sizes, weights.size(1), weights, key, string_of(distribution), antithetic,
+                 first_sample, examples, blocks, block_count, active, false, keep, op);
     add(weights, sizes, noise, squared, total);
   }
 };

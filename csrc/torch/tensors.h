@@ -45,6 +45,28 @@ inline std::string text_of(const Tensor& tensor) {
   return text.str();
 }
 
+#if defined(PYXAI_FAST_NUMPY)
+using Text = std::string;
+inline const std::string& string_of(const Text& text) { return text; }
+#else
+// A string that a call hands over. Taken as std::string, torch's headers (2.11 to 2.13) would lose a
+// copy of it with every call.
+struct Text {
+  StringHandle handle;
+};
+
+// To be asked once: the handle is gone then.
+inline std::string string_of(Text text) {
+  const char* data = nullptr;
+  size_t length = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(text.handle, &length));
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(text.handle, &data));
+  std::string held(data, length);
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(text.handle));
+  return held;
+}
+#endif
+
 inline DType dtype_of(const Tensor& tensor, const char* op, const char* name) {
   switch (tensor.scalar_type()) {
     case ScalarType::Half:
