@@ -1,11 +1,12 @@
 """What is called again and again, and what of it stays: run in a process of its own.
 
-    python tests/leak_cases.py TIMES [PLANTED]
+    python tests/leak_cases.py TIMES PART [PLANTED]
 
 prints, as JSON, for each kind of call how many there were in a window, TIMES as many as usual, and
-by how much resident memory, tensors and other objects grew over it. PLANTED are calls that lose
-something each time, in the place of all others, made as often as the quickest of these ("often")
-and as the slowest ("seldom"): "tensors", "objects" or "bytes".
+by how much resident memory, what malloc has given away, tensors and other objects grew over it.
+PART, from 0 to PARTS - 1, are some of the kinds. PLANTED are calls that lose something each time,
+in the place of all others, made as often as the quickest of these ("often") and as the slowest
+("seldom"): "tensors", "objects", "bytes" or "pages", which malloc does not know of.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import ctypes
 import gc
 import itertools
 import json
+import mmap
 import os
 import sys
 import warnings
@@ -27,22 +29,45 @@ from torch import nn
 Call = Callable[[int], object]
 
 # Calls in each window, whatever the machine and its load; fewer of those of 5 ms and more.
-OFTEN, LESS_OFTEN, SELDOM = 200, 100, 30
+OFTEN, LESS_OFTEN, SELDOM = 100, 50, 25
+PARTS = 4
 COUNTS = dict.fromkeys(
-    ("a new model", "counterfactual", "expected_gradients", "guided_ig", "kernel_shap"), LESS_OFTEN
-) | dict.fromkeys(("dax", "diffusion_ig", "student_gradient"), SELDOM)
+    ("a new model", "counterfactual", "expected_gradients", "guided_ig", "kernel_shap",
+     "completeness_gap", "max_sensitivity", "mprt", "performance_information"), LESS_OFTEN
+) | dict.fromkeys(("dax", "diffusion_ig", "evaluate", "student_gradient"), SELDOM)  # fmt: skip
 HOW_OFTEN = {"often": OFTEN, "seldom": SELDOM}
-# What the planted calls of bytes lose each time.
-LOST = 50_000
+# What the planted calls lose each time: of bytes, and of pages.
+LOST, LOST_PAGES = 1_000, 2**15
 SIDE, CLASSES = 12, 4
 
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
-class Held(NamedTuple):
-    """What a process holds."""
+class _Counts(ctypes.Structure):
+    """struct mallinfo2."""
 
-    bytes: int
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
+            "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
+# glibc has it since 2.33.
+_counts = getattr(ctypes.CDLL(None), "mallinfo2", None)
+MALLOC_COUNTS = _counts is not None
+if _counts is not None:
+    _counts.restype = _Counts
+
+
+class Held(NamedTuple):
+    """What a process holds: resident bytes, those that malloc has given away, tensors, and other
+    objects."""
+
+    resident: int
+    given: int
     tensors: int
     objects: int
 
@@ -53,14 +78,15 @@ def held() -> Held:
         _trim(0)  # what is free, and kept for the next time, is no leak
     with open("/proc/self/statm") as file:
         resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    counts = _counts() if _counts is not None else _Counts()
     objects = gc.get_objects()
     tensors = sum(isinstance(one, torch.Tensor) for one in objects)
-    return Held(resident, tensors, len(objects) - tensors)
+    return Held(resident, counts.uordblks + counts.hblkhd, tensors, len(objects) - tensors)
 
 
 def grown(call: Call, count: int) -> Held:
-    """The least that anything grew by in one of two windows of calls, after one that is not looked
-    at: what is made once, whenever that is, grows in one alone."""
+    """The least that anything grew by in one of three windows of calls, after one that is not
+    looked at: what is made once, whenever that is, grows in one alone."""
     numbers = itertools.count()
 
     def after_a_window() -> Held:
@@ -68,8 +94,9 @@ def grown(call: Call, count: int) -> Held:
             call(next(numbers))
         return held()
 
-    first, second, third = after_a_window(), after_a_window(), after_a_window()
-    return Held(*(min(b - a, c - b) for a, b, c in zip(first, second, third, strict=True)))
+    found = [after_a_window() for _ in range(4)]
+    grew = [[b - a for a, b in zip(*pair, strict=True)] for pair in itertools.pairwise(found)]
+    return Held(*map(min, zip(*grew, strict=True)))
 
 
 # --- what is called -------------------------------------------------------------------------------
@@ -180,6 +207,71 @@ def others() -> dict[str, Call]:
     }
 
 
+def judges() -> dict[str, Call]:
+    """Metrics of every kind, on batches of changing sizes, and comparisons."""
+    from pyxai_fast import metrics
+    from pyxai_fast.evaluation import evaluate
+
+    net, images = network(), torch.rand(5, 1, SIDE, SIDE)
+    maps, masks = torch.randn_like(images), torch.zeros(5, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[..., :4] = True
+    options: dict[str, dict[str, Any]] = {
+        "completeness_gap": {},
+        "deletion": {"n_steps": 7},
+        "diffid": {},
+        "faithfulness_correlation": {"subset_size": 20, "n_runs": 10},
+        "infidelity": {"normalise": True},
+        "insertion": {"n_steps": 7},
+        "performance_information": {"thresholds": (0.1, 0.5), "n_points": 10},
+        "road": {"fractions": (0.2, 0.6)},
+    }
+
+    def of_a_model(name: str) -> Call:
+        metric, own = getattr(metrics, name), options[name]
+
+        def ask(number: int) -> object:
+            count = 1 + number % 5
+            return metric(net, images[:count], maps[:count], target=number % CLASSES, **own)
+
+        return ask
+
+    def of_maps(number: int) -> object:
+        some, inside = maps[: 1 + number % 5], masks[: 1 + number % 5]
+        metrics.pointing_game(some, inside, tolerance=2)
+        for measure in (metrics.best_iou, metrics.energy_inside, metrics.iou, metrics.iou_area):
+            measure(some, inside)
+        return metrics.complexity(some), metrics.sparseness(some)
+
+    def max_sensitivity(number: int) -> object:
+        some = images[: 1 + number % 5]
+        return metrics.max_sensitivity("saliency", some, n_samples=3, model=net)
+
+    def mprt(number: int) -> object:
+        return metrics.mprt(net, "saliency", images[: 1 + number % 5], seed=number)
+
+    def compare(number: int) -> object:
+        count = 1 + number % 5
+        found = evaluate(
+            net, images[:count], "saliency", ("deletion", "diffid", "complexity", "iou"),
+            masks=masks[:count], seed=number,
+        )  # fmt: skip
+        return repr(found)
+
+    def not_compared(number: int) -> object:
+        try:
+            return evaluate(net, images, "saliency", ("deletion", "iou"))
+        except ValueError:
+            return None
+
+    return {name: of_a_model(name) for name in options} | {
+        "metrics of maps": of_maps,
+        "max_sensitivity": max_sensitivity,
+        "mprt": mprt,
+        "evaluate": compare,
+        "a comparison that is refused": not_compared,
+    }
+
+
 def kernels() -> dict[str, Call]:
     """Every op on tensors, and every function on arrays, all of them in one call each."""
     import numpy_route
@@ -220,25 +312,37 @@ def kernels() -> dict[str, Call]:
 def planted(kind: str) -> Call:
     """A call that loses something each time."""
     lost: list[Any] = []
-    malloc = ctypes.CDLL(None).malloc
+    malloc, map_pages = ctypes.CDLL(None).malloc, ctypes.CDLL(None).mmap
     malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    size, whole, offset = ctypes.c_size_t, ctypes.c_int, ctypes.c_long
+    map_pages.restype = ctypes.c_void_p
+    map_pages.argtypes = [ctypes.c_void_p, size, whole, whole, whole, offset]
 
     def lose(number: int) -> object:
         if kind == "tensors":
             return lost.append(torch.zeros(8))
         if kind == "objects":
             return lost.append([number])
+        if kind == "pages":
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            page = map_pages(None, LOST_PAGES, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+            return ctypes.memset(page, 1, LOST_PAGES)
         return ctypes.memset(malloc(LOST), 1, LOST)
 
     return lose
 
 
+def all_calls() -> dict[str, Call]:
+    return methods() | others() | judges() | kernels()
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    times, *kinds = sys.argv[1:]
-    calls = methods() | others() | kernels()
+    times, part, *kinds = sys.argv[1:]
+    calls = all_calls()
     assert set(COUNTS) <= set(calls)
+    calls = {name: calls[name] for name in list(calls)[int(part) :: PARTS]}
     counts = {name: COUNTS.get(name, OFTEN) for name in calls}
     if kinds:
         counts = {f"{kind} {often}": HOW_OFTEN[often] for kind in kinds for often in HOW_OFTEN}
