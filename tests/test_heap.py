@@ -142,6 +142,29 @@ def test_memory_in_use_is_left_alone() -> None:
     subprocess.run([sys.executable, "-c", HELD], check=True, timeout=300)
 
 
+FREE = """
+import torch
+from pyxai_fast.runtime import heap
+
+piece, size = 4 * 2**20, 2 * heap.FREE_BYTES
+torch.ones(2 * piece // 4)
+watched = heap.Heap()
+with watched.kept():
+    before = watched.free_bytes()
+    pieces = [torch.ones(piece // 4) for _ in range(size // piece)]
+    assert watched.free_bytes() < before + piece, "it is in use"
+    del pieces
+    kept = watched.free_bytes()
+    assert 0.9 * size < kept < size + before + 2 * piece, (kept, size, before)
+heap._glibc().malloc_trim(0)
+assert watched.free_bytes() < size / 4, "it was given back"
+"""
+
+
+def test_what_is_free_of_the_heap_is_what_is_kept() -> None:
+    subprocess.run([sys.executable, "-c", FREE], check=True, timeout=300)
+
+
 def test_a_look_is_taken_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     watched, looks = Heap(), []
     monkeypatch.setattr(watched, "look", lambda: looks.append(1))

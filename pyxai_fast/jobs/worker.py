@@ -21,7 +21,7 @@ from ..explanation import Explanation
 from ..models.black_box import BlackBox
 from ..models.query_error import QueryError
 from ..picture_explainer import PictureExplainer
-from ..runtime.chunks import FEWEST_ROWS, FIRST_CHUNK_BYTES, FIRST_CHUNK_ROWS
+from ..runtime.chunks import FEWEST_ROWS, FIRST_CHUNK_ROWS, first_rows
 from ..runtime.memory import is_out_of_memory
 from .job import LOG, STORES, Job
 from .reading import Batch, Group, Span, SpanReader, first_line, reader_died
@@ -236,7 +236,8 @@ class ShardWorker:
         job = self.job
         features = job.preprocessing.channels * math.prod(job.size)
         # As many as the first chunk takes: it is the one that is measured.
-        self._explain_made_up(min(job.batch_size, job.shard_size, job.count, _first_rows(features)))
+        first = first_rows(4 * features, self.explainer.device)
+        self._explain_made_up(min(job.batch_size, job.shard_size, job.count, first))
 
     def _explain_made_up(self, count: int) -> None:
         plan = self.job.plan
@@ -260,7 +261,8 @@ class ShardWorker:
             # Half of what as many pixels of the plan's size would be.
             alike = plan.rows * math.prod(self.job.size) // (2 * math.prod(size))
             most = FEWEST_ROWS if self.explainer.device.type == "cpu" else FIRST_CHUNK_ROWS
-            rows = min(alike, most, _first_rows(pixels[0].numel()))
+            first = first_rows(4 * pixels[0].numel(), self.explainer.device)
+            rows = min(alike, most, first)
             plan = replace(plan, rows=max(1, rows))
         self.explainer.plan = plan
 
@@ -268,11 +270,6 @@ class ShardWorker:
         """Ends the processes that read ahead, and lets go of what the explainer holds."""
         self._reader.close()
         self.explainer.close()
-
-
-def _first_rows(features: int) -> int:
-    """Rows of the first chunk, of which nothing is known, of float32 inputs."""
-    return max(1, min(FIRST_CHUNK_ROWS, FIRST_CHUNK_BYTES // (4 * features)))
 
 
 def may_be_a_picture(error: Exception) -> bool:

@@ -8,6 +8,7 @@ not depend on the chunks; only speed and memory do.
 from __future__ import annotations
 
 import math
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .cost import Cost
+from .free_memory import free_bytes, most_bytes
 from .heap import HEAP
 from .memory import is_out_of_memory, measured_bytes
 
@@ -28,8 +30,11 @@ from .memory import is_out_of_memory, measured_bytes
 CPU_TENSOR_BYTES = 24 * 2**20
 # Rows that a chunk has however large their tensors are: deep layers, with small tensors, want them.
 FEWEST_ROWS = 4
-# What a chunk may make the model write in all, forward and backward together.
+# What a chunk may make the model write in all, forward and backward together, and the share of the
+# free memory that it may be. Chunks that write little do without knowing what is free.
 CPU_CHUNK_BYTES = 2 * 2**30
+CPU_CHUNK_SHARE = 0.5
+LITTLE_BYTES = 64 * 2**20
 # The same for models whose tensors are elsewhere, of which only the points are known.
 ANSWER_CHUNK_BYTES = 96 * 2**20
 # On a GPU, the share of the free memory that a chunk may take at its peak.
@@ -37,6 +42,10 @@ CUDA_CHUNK_SHARE = 0.5
 # Rows of the first chunk, of which nothing is known yet: these, or as many as have 2 MB of inputs.
 FIRST_CHUNK_ROWS = 64
 FIRST_CHUNK_BYTES = 2 * 2**20
+# Its share of the memory that a machine, or a container, has: activations of deep networks are some
+# hundred times as large as their inputs. Not of what is free: the first chunks of a process are
+# like those of the next.
+FIRST_CHUNK_SHARE = 2**-10
 
 # Steps of an example that are worth having in one chunk: its sums, eight bytes a feature, are read
 # and written once for all of them.
@@ -86,6 +95,14 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def first_rows(row_bytes: int, device: torch.device) -> int:
+    """Rows of the first chunk, of which only the bytes of its inputs are known."""
+    most = None if device.type == "cuda" else most_bytes()
+    share = FIRST_CHUNK_BYTES if most is None else int(most * FIRST_CHUNK_SHARE)
+    fit = min(FIRST_CHUNK_BYTES, share) // max(1, row_bytes)
+    return max(1, min(FIRST_CHUNK_ROWS, fit))
+
+
 # Measured bytes per row, of all tensors and of the largest, by model and shape of its inputs.
 _known_costs: weakref.WeakKeyDictionary[Any, dict[Any, tuple[int, int]]] = (
     weakref.WeakKeyDictionary()
@@ -98,7 +115,8 @@ class ChunkPlanner:
     Args:
         owner: what the cost belongs to (the model); remembered between calls where it can be.
         inputs: the tensors of which rows are made, [B, ...].
-        max_rows: the caller's bound, or None.
+        max_rows: the caller's bound, or None. Whoever sets one has chosen: on a CPU it is then not
+            asked how much memory is free, and reruns have the same chunks.
         purpose: what is done with the rows; each purpose is measured by itself.
         rows_per_step: rows that one step of one example takes, where they come in groups. Counts of
             rows below are then counts of groups.
@@ -131,6 +149,7 @@ class ChunkPlanner:
             self._costs = _known_costs.setdefault(owner, {})
         except TypeError:  # not every callable can be remembered weakly
             self._costs = {}
+        self._free: int | None = None
 
     @property
     def measured(self) -> bool:
@@ -158,12 +177,22 @@ class ChunkPlanner:
             rows = self._budget() // written
             if self.device.type != "cuda" and self._cpu_bytes is None:
                 rows = min(rows, max(CPU_TENSOR_BYTES // largest, FEWEST_ROWS))
+            asked = self.device.type != "cuda" and self.max_rows is None
+            if asked and rows * written > LITTLE_BYTES:
+                rows = min(rows, self._share_of_free() // written)
         else:
-            rows = min(FIRST_CHUNK_ROWS, FIRST_CHUNK_BYTES // max(1, self.row_bytes))
+            rows = first_rows(self.row_bytes, self.device)
         if self.max_rows is not None:
             rows = min(rows, self.max_rows)
         rows = max(1, rows)
         return 1 << (rows.bit_length() - 1) if self._static else rows
+
+    def _share_of_free(self) -> int:
+        """Asked for once: what the chunks of this work hold is free again for the next."""
+        if self._free is None:
+            free = free_bytes()
+            self._free = sys.maxsize if free is None else free + HEAP.free_bytes()
+        return int(CPU_CHUNK_SHARE * self._free)
 
     def _budget(self) -> int:
         if self.device.type != "cuda":

@@ -121,6 +121,16 @@ class Heap:
                 self._resident.clear()
                 self._usual = None
 
+    def free_bytes(self) -> int:
+        """About how much of what is resident is free, for what is asked for next."""
+        library = _glibc()
+        if library is None:
+            return 0
+        counts = library.mallinfo2()
+        # Free pieces may have been given back, and are then not resident.
+        resident = _resident_bytes(shared=False) - counts.uordblks - counts.hblkhd
+        return int(max(0, min(counts.fordblks, resident)))
+
 
 HEAP = Heap()
 
@@ -139,6 +149,7 @@ def _glibc() -> ctypes.CDLL | None:
     return library
 
 
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def _resident_bytes(shared: bool = True) -> int:
+    """Of this process, with what it shares with others, or files, or without."""
+    _, resident, of_others, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    return (resident if shared else resident - of_others) * os.sysconf("SC_PAGE_SIZE")
