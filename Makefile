@@ -14,17 +14,19 @@ VENV := .venv
 DOCS_VENV := .venv-docs
 QUANTUS_VENV := .venv-quantus
 PEERS_VENV := .venv-peers
+VISION_VENV := .venv-vision
 PY := $(VENV)/bin/python
 # A process for each core; the tests of a file share what they set up.
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quantus peers bench lint docs clean FORCE
+.PHONY: help demo test test-quantus test-vision peers bench lint docs clean FORCE
 
 help:
 	@echo "make demo    explain handwritten digits with every method; writes demo/"
 	@echo "make test    run the tests"
 	@echo "make test-quantus    compare our metrics with Quantus's, in an environment of its own"
+	@echo "make test-vision     compare models by name with torchvision and timm, in another"
 	@echo "make peers   all that figures are compared with, for benchmarks; in .venv-peers"
 	@echo "make bench   run the benchmarks"
 	@echo "make lint    check formats, style and types"
@@ -43,9 +45,12 @@ test-quantus: $(QUANTUS_VENV)/.installed
 	$(QUANTUS_VENV)/bin/python -m pytest -rs tests/test_metrics_agree.py \
 	  tests/test_metrics_agree_quantus_changes.py tests/test_door_quantus.py
 
+test-vision: $(VISION_VENV)/.installed
+	$(VISION_VENV)/bin/python -m pytest -rs tests/test_door_vision.py
+
 # Packages that pin versions which the suite does not have, or gigabytes that nothing here needs:
 # each environment sees the suite's packages, and only what it misses is installed beside them.
-$(QUANTUS_VENV)/.installed $(PEERS_VENV)/.installed: .venv-%/.installed: requirements-%.txt $(VENV)/.installed
+$(QUANTUS_VENV)/.installed $(VISION_VENV)/.installed $(PEERS_VENV)/.installed: .venv-%/.installed: requirements-%.txt $(VENV)/.installed
 	@echo "Installing requirements-$*.txt beside the suite's packages"
 	@$(PY) -m venv --clear $(@D)
 	@$(PY) -c 'import sysconfig; print("import site; site.addsitedir({!r})".format(sysconfig.get_path("purelib")))' \
@@ -78,7 +83,7 @@ docs: $(DOCS_VENV)/.requirements
 	$(DOCS_VENV)/bin/python -m mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(DOCS_VENV) $(QUANTUS_VENV) $(PEERS_VENV) build dist demo pyxai_fast/_native *.egg-info
+	rm -rf $(VENV) $(DOCS_VENV) $(QUANTUS_VENV) $(VISION_VENV) $(PEERS_VENV) build dist demo pyxai_fast/_native *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find pyxai_fast tests -name __pycache__ -prune -exec rm -rf {} +
 
