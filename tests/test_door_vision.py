@@ -87,7 +87,7 @@ def test_a_model_of_torchvision_is_loaded_with_its_weights_and_classes(
 
 
 def test_what_torchvision_has_not_is_said(torchvision: Any) -> None:
-    with pytest.raises(ModelNotFound, match="did you mean .*resnet50"):
+    with pytest.raises(ModelNotFound, match=r"did you mean .*resnet50"):
         load_model("torchvision:resnet5")
     with pytest.raises(ModelSpecError, match="must be an image classifier"):
         load_model("torchvision:fasterrcnn_resnet50_fpn")
