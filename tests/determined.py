@@ -1,9 +1,10 @@
-"""Digests of what every method gives, for a process that is started in one way or another.
+"""Digests of what every method and every metric that asks models gives, for a process that is
+started in one way or another.
 
     python tests/determined.py THREADS
 
-prints, as JSON, for each method a digest of its maps of a model whose rows are independent and of
-a convolutional network.
+prints, as JSON, for each of them a digest of what it gives of a model whose rows are independent
+and of a convolutional network.
 """
 
 from __future__ import annotations
@@ -83,11 +84,74 @@ def digests(model: nn.Module) -> dict[str, str]:
     return found
 
 
+def judged(model: nn.Module) -> dict[str, str]:
+    """Of metrics, by name, and of a comparison."""
+    from pyxai_fast import metrics
+    from pyxai_fast.evaluation import evaluate
+
+    generator = torch.Generator().manual_seed(6)
+    images = torch.rand(3, 1, SIDE, SIDE, generator=generator)
+    maps = torch.randn(3, 1, SIDE, SIDE, generator=generator)
+    masks = torch.rand(3, SIDE, SIDE, generator=generator) < 0.3
+    asked = (model, images, maps)
+    curves = {
+        "deletion": [metrics.deletion(*asked, n_steps=9)],
+        "insertion": [metrics.insertion(*asked, n_steps=9)],
+    }
+    imputed = metrics.road(*asked, fractions=(0.1, 0.5, 0.8), seed=3)
+    curves["road"] = [imputed.most_first, imputed.least_first]
+    found = {name: digest(*(c.scores for c in several)) for name, several in curves.items()}
+    changed = metrics.counterfactual_quality(model, images, images.flip(0), 1)
+    found |= {
+        "completeness_gap": digest(metrics.completeness_gap(*asked)),
+        "counterfactual_quality": digest(changed.confidence, changed.l1, changed.l2),
+        "diffid": digest(metrics.diffid(*asked)),
+        "faithfulness_correlation": digest(
+            metrics.faithfulness_correlation(*asked, subset_size=9, n_runs=20, seed=3)
+        ),
+        "infidelity": digest(metrics.infidelity(*asked, n_samples=20, seed=3)),
+        "max_sensitivity": digest(
+            metrics.max_sensitivity(
+                "saliency", images, model=model, seed=3, memory_format="contiguous"
+            )
+        ),
+        "performance_information": digest(
+            metrics.performance_information(
+                *asked, thresholds=(0.1, 0.4), min_prediction=0
+            ).sic.scores
+        ),
+    }
+    if any(True for _ in model.parameters()):  # which can be forgotten, or drawn anew
+        named = {"explain": "saliency", "inputs": images, "seed": 3, "memory_format": "contiguous"}
+        forgotten = metrics.mprt(model, **named)
+        found["mprt"] = digest(torch.from_numpy(forgotten.similarity["spearman"]))
+        noisy = metrics.model_perturbation(model, levels=(0.1, 0.5), similarities="ssim", **named)
+        assert noisy.ssim is not None
+        found["model_perturbation"] = digest(torch.from_numpy(noisy.ssim))
+
+    def slopes(net: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.clone().requires_grad_()
+            scores = net(x).gather(1, target[:, None]).sum()
+            return torch.autograd.grad(scores, x)[0]
+
+    compared = evaluate(
+        model, images, {"slopes": slopes}, ("deletion", "road", "infidelity", "max_sensitivity"),
+        masks=masks, seed=3, signed="both",
+    )  # fmt: skip
+    values = [entry.value for entry in compared.entries]
+    found["evaluate"] = digest(torch.tensor(values, dtype=torch.float64))
+    return found
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(int(sys.argv[1]))
     torch.manual_seed(int(sys.argv[2]) if len(sys.argv) > 2 else 0)
-    told = {"rows": digests(Rows()), "network": digests(network())}
+    told = {
+        name: digests(model) | judged(model)
+        for name, model in (("rows", Rows()), ("network", network()))
+    }
     json.dump(told, sys.stdout)
 
 

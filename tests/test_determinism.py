@@ -1,6 +1,7 @@
 """The same call gives the same bits: in another process, with other threads, on other kernels.
 
-What is compared are maps, completeness gaps and outputs of every method. Processes differ in the
+What is compared are maps, completeness gaps and outputs of every method, what metrics that ask
+models say, and a comparison's figures. Processes differ in the
 order in which Python's sets are gone through (PYTHONHASHSEED), in the state of torch's own random
 numbers, in threads, in the instruction set, and in whether there are kernels at all.
 """
@@ -52,6 +53,9 @@ def test_every_method_is_looked_at() -> None:
 
     found = digests()
     assert set(NAMES) | {"counterfactual", "likelihood_ratio", "bf16"} <= set(found["rows"])
+    judges = {"deletion", "road", "diffid", "faithfulness_correlation", "infidelity", "evaluate"}
+    assert judges | {"max_sensitivity", "performance_information"} <= set(found["rows"])
+    assert {"mprt", "model_perturbation"} <= set(found["network"])
     # They are not all the same, nor the same for every model.
     assert len(set(found["rows"].values())) > len(NAMES)
     assert not set(found["rows"].values()) & set(found["network"].values())
