@@ -76,7 +76,7 @@ def listed(methods: Methods) -> dict[str, tuple[str, dict[str, Any]] | Function]
     """
     if isinstance(methods, str) or callable(methods):
         methods = [methods]
-    if not isinstance(methods, Iterable):
+    if not isinstance(methods, Iterable) or isinstance(methods, Tensor):
         raise TypeError(
             f"evaluate: methods must be names, options or functions, got {type(methods).__name__}"
         )
@@ -267,7 +267,12 @@ def _maps_like(label: str, made: Any, pixels: Tensor) -> Tensor:
     """What a function gave, as [B, C, H, W] or [B, 1, H, W]."""
     if isinstance(made, tuple) and len(made) == 1:
         made = made[0]
-    maps = torch.as_tensor(made).detach().to(pixels.device)
+    try:
+        maps = torch.as_tensor(made).detach().to(pixels.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"evaluate: {label} must return a tensor or an array, got {type(made).__name__}"
+        ) from error
     batch, _, height, width = pixels.shape
     if list(maps.shape) == [batch, height, width]:
         maps = maps[:, None]

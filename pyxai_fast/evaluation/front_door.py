@@ -11,6 +11,8 @@ from torch import Tensor
 from ..errors import ArgumentError
 from ..jobs.job import surroundings
 from ..jobs.progress import job_progress
+from ..metrics.asked import check_count
+from ..metrics.maps import check_tensor
 from ..models.preprocessing import Preprocessing
 from ..models.score import model_device
 from ..runtime.inference import outside_inference_mode
@@ -102,6 +104,9 @@ def evaluate(
     metrics = chosen(metrics, masks is not None)
     check_pictures(metrics, inputs)
     targets, called = _targets(target, len(inputs)), _names(names, len(inputs))
+    classes = _class_names(class_names)
+    if budget is not None:
+        check_count("evaluate", "budget", budget)
     asked = prepare(model, precision=precision, compile=compile)
     device = model_device(model) or inputs.device
     common: dict[str, Any] = {
@@ -129,7 +134,7 @@ def evaluate(
         target=targets,
         preprocessing=preprocessing,
         select_output=select_output,
-        class_names=class_names,
+        class_names=classes,
         seed=seed,
         progress=bar,
     )
@@ -150,7 +155,7 @@ def evaluate(
 
 def orders_of(signed: bool | str) -> tuple[str, ...]:
     """Of ORDERS."""
-    if signed == "both":
+    if isinstance(signed, str) and signed == "both":
         return ORDERS
     if not isinstance(signed, bool):
         raise ArgumentError(f"evaluate: signed must be True, False or 'both', got {signed!r}")
@@ -197,8 +202,7 @@ def comparison_of(at_work: Comparing, about: dict[str, Any]) -> Comparison:
 def _check(model: Any, inputs: Any, masks: Any, batch_size: Any) -> None:
     if not callable(model):
         raise TypeError(f"evaluate: model must be callable, got {type(model).__name__}")
-    if not isinstance(inputs, Tensor):
-        raise TypeError(f"evaluate: inputs must be a tensor, got {type(inputs).__name__}")
+    check_tensor("evaluate", "inputs", inputs)
     if inputs.dim() != 4 or not len(inputs) or not inputs.is_floating_point():
         raise ArgumentError(
             "evaluate: inputs must be pictures, floating-point [B, C, H, W] with B >= 1, got "
@@ -228,6 +232,7 @@ def _targets(target: Any, count: int) -> Any:
         raise TypeError(
             f"evaluate: target must be a class, or one for each of {count} inputs, got {target!r}"
         ) from error
+    check_tensor("evaluate", "target", given)
     if given.dim() and len(given) != count:
         raise ArgumentError(
             f"evaluate: target must be a class, or one for each of {count} inputs, got "
@@ -239,7 +244,7 @@ def _targets(target: Any, count: int) -> Any:
 def _names(names: Any, count: int) -> list[str]:
     if names is None:
         return [str(number) for number in range(count)]
-    if not isinstance(names, Iterable):
+    if not isinstance(names, Iterable) or isinstance(names, Tensor):
         raise TypeError(
             f"evaluate: names must be one for each of {count} inputs, got {type(names).__name__}"
         )
@@ -249,6 +254,17 @@ def _names(names: Any, count: int) -> list[str]:
             f"evaluate: names must be one for each of {count} inputs, got {len(called)}"
         )
     return called
+
+
+def _class_names(names: Any) -> list[str] | None:
+    if names is None:
+        return None
+    if not isinstance(names, Iterable) or isinstance(names, (str, Tensor)):
+        raise TypeError(
+            "evaluate: class_names must be the names of the model's outputs, got "
+            f"{type(names).__name__}"
+        )
+    return [str(name) for name in names]
 
 
 def _masks(masks: Tensor, pixels: Tensor) -> Tensor:

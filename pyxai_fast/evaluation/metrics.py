@@ -362,7 +362,7 @@ def chosen(names: str | Sequence[str], with_masks: bool) -> tuple[str, ...]:
         TypeError: what is no names.
         ArgumentError: a name that is none, or one that needs masks where there are none.
     """
-    if not isinstance(names, (str, Iterable)):
+    if not isinstance(names, (str, Iterable)) or isinstance(names, Tensor):
         raise TypeError(f"evaluate: metrics must be names, got {type(names).__name__}")
     asked = (names,) if isinstance(names, str) else tuple(names)
     if not asked:
