@@ -227,3 +227,31 @@ def test_the_loop_says_what_its_chunks_wrote(monkeypatch: pytest.MonkeyPatch) ->
     IntegratedGradients(model).attribute(torch.rand(2, 3, 8, 8), target=0, n_steps=300)
     activations = 600 * 8 * 6 * 6 * 4
     assert sum(said) > activations
+
+
+def test_what_is_in_use_does_not_grow_with_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What grows is what malloc keeps of what was freed, until it is given back."""
+    from pyxai_fast import IntegratedGradients
+
+    library = heap._glibc()
+    assert library is not None
+    used: list[int] = []
+
+    def wrote(_: int) -> None:
+        counts = library.mallinfo2()
+        used.append(counts.uordblks + counts.hblkhd)
+
+    monkeypatch.setattr(chunks, "CPU_TENSOR_BYTES", 2**20)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Softplus(), torch.nn.Flatten(1))
+    explainer = IntegratedGradients(model.eval())
+    images = torch.rand(2, 3, 64, 64)
+    explainer.attribute(images, target=0, n_steps=4)  # and what is made once
+    monkeypatch.setattr(chunks.HEAP, "wrote", wrote)
+    most = {}
+    for n_steps in (40, 800):
+        used.clear()
+        explainer.attribute(images, target=0, n_steps=n_steps, method="riemann_middle")
+        most[n_steps] = max(used)
+    assert len(used) > 100
+    bytes_of_gradients = 800 * images.numel() * images.element_size()
+    assert most[800] - most[40] < bytes_of_gradients / 20
