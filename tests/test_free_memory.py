@@ -149,6 +149,11 @@ def test_chunks_that_write_little_do_not_ask(says: Says, monkeypatch: pytest.Mon
     found = ChunkPlanner(mlp(), (torch.zeros(4, 6),), None, cpu_bytes=chunks.LITTLE_BYTES)
     found.learn(written=1000, rows=1, largest=1)
     assert found.rows() == chunks.LITTLE_BYTES // 1024
+    found = ChunkPlanner(mlp(), (torch.zeros(4, 6),), None)
+    found.learn(written=1000, rows=1, largest=1)
+    assert found.rows(most=1000) > 1000
+    with pytest.raises(AssertionError, match="it was asked"):
+        found.rows(most=100_000)
 
 
 def test_pages_that_the_heap_keeps_are_free(says: Says, monkeypatch: pytest.MonkeyPatch) -> None:

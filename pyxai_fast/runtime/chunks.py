@@ -7,6 +7,7 @@ not depend on the chunks; only speed and memory do.
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import weakref
@@ -171,14 +172,15 @@ class ChunkPlanner:
         _, largest = self._costs.get(self._key, (0, 1))
         self._costs[self._key] = ceil_div(self._budget(), max(1, rows // 2)), largest
 
-    def rows(self) -> int:
+    def rows(self, most: int = sys.maxsize) -> int:
+        """Of the next chunk of work that has `most` rows in all."""
         if self.measured:
             written, largest = self._costs[self._key]
             rows = self._budget() // written
             if self.device.type != "cuda" and self._cpu_bytes is None:
                 rows = min(rows, max(CPU_TENSOR_BYTES // largest, FEWEST_ROWS))
             asked = self.device.type != "cuda" and self.max_rows is None
-            if asked and rows * written > LITTLE_BYTES:
+            if asked and min(rows, most) * written > LITTLE_BYTES:
                 rows = min(rows, self._share_of_free() // written)
         else:
             rows = first_rows(self.row_bytes, self.device)
@@ -239,7 +241,7 @@ def _run_chunks(
     cost: Cost,
     measure: bool,
 ) -> None:
-    for chunk in chunks(work, planner.rows):
+    for chunk in chunks(work, functools.partial(planner.rows, work.rows)):
         try:
             if measure and not planner.measured:
                 written = measured_bytes(_counting_once(run, chunk, cost), planner.device)
