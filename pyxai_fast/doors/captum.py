@@ -28,6 +28,7 @@ def picture(
         pixels: [H, W, 3] uint8; inputs that are not in [0, 1] are stretched to it.
 
     Raises:
+        TypeError: what is no explanation.
         ValueError: an explanation of anything else, or a row that it does not have.
 
     Example:
@@ -36,6 +37,10 @@ def picture(
         ...     *picture(explanation), "blended_heat_map"
         ... )
     """
+    if not isinstance(explanation, Explanation):
+        raise TypeError(
+            f"picture: explanation must be an Explanation, got {type(explanation).__name__}"
+        )
     maps, inputs = explanation.attributions, explanation.inputs
     if explanation.n_targets is not None:
         raise ArgumentError(
@@ -46,7 +51,7 @@ def picture(
         raise ArgumentError("picture: inputs must be one tensor [B, C, H, W], got a tuple")
     if inputs.dim() != 4 or inputs.shape[1] not in (1, 3):
         raise ArgumentError(f"picture: inputs must be [B, 1 or 3, H, W], got {list(inputs.shape)}")
-    if not 0 <= row < len(inputs):
+    if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < len(inputs):
         raise ArgumentError(f"picture: row must be in [0, {len(inputs)}), got {row!r}")
     attributions = maps[row].detach().float().movedim(0, -1).cpu().numpy()
     return np.ascontiguousarray(attributions), pixel_image(inputs[row])

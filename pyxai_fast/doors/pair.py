@@ -9,7 +9,7 @@ saliency itself is not needed for either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..errors import ArgumentError, near
+from ..errors import ArgumentError, is_one_of, near
 from ..models.preprocessing import Preprocessing
 from ..models.score import ForwardFunc, Score, model_device, model_dtype, module_of
 from ..runtime.inference import outside_inference_mode
@@ -82,15 +82,27 @@ def call_model_function(
         >>> saliency.XRAI().GetMask(picture, call)  # doctest: +SKIP
     """
     _check_channels("call_model_function", channels)
+    if not callable(model):
+        raise TypeError(f"call_model_function: model must be callable, got {type(model).__name__}")
+    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
+        raise TypeError(
+            "call_model_function: preprocessing must be a Preprocessing, got "
+            f"{type(preprocessing).__name__}"
+        )
+    if select_output is not None and not callable(select_output):
+        raise TypeError(
+            "call_model_function: select_output must be a function of what the model returns, got "
+            f"{type(select_output).__name__}"
+        )
     place = None if layer is None else _layer(model, layer)
 
     @outside_inference_mode
     def call(
         x_value_batch: Any, call_model_args: Any = None, expected_keys: Sequence[str] | None = None
     ) -> Answer:
-        keys = tuple(expected_keys or (INPUT_OUTPUT_GRADIENTS, OUTPUT_LAYER_VALUES))
+        keys = _keys(expected_keys)
         for key in keys:
-            if key not in KEYS:
+            if not is_one_of(key, KEYS):
                 raise ArgumentError(
                     f"call_model_function: expected_keys must be among {', '.join(KEYS)}, got "
                     f"{key!r}{near(str(key), KEYS)}"
@@ -159,6 +171,11 @@ class CalledModel:
             return inputs.new_full((len(inputs),), torch.nan), None
         batch = _as_numpy(inputs, self.channels)
         answer = self.function(batch, call_model_args=self.call_model_args, expected_keys=keys)
+        if not isinstance(answer, Mapping):
+            raise TypeError(
+                "from_call_model_function: the function must answer a dictionary, got "
+                f"{type(answer).__name__}"
+            )
         for key in keys:
             if key not in answer:
                 hint = "; give has_values=False" if key == OUTPUT_LAYER_VALUES else ""
@@ -171,16 +188,20 @@ class CalledModel:
     def _values(self, answer: Mapping[str, Any], inputs: Tensor) -> Tensor:
         if not self.has_values:
             return inputs.new_full((len(inputs),), torch.nan)
-        values = np.asarray(answer[OUTPUT_LAYER_VALUES])
+        values = _numbers(
+            "from_call_model_function", OUTPUT_LAYER_VALUES, answer[OUTPUT_LAYER_VALUES]
+        )
         if values.shape not in ((len(inputs),), (len(inputs), 1)):
             raise ArgumentError(
                 f"from_call_model_function: {OUTPUT_LAYER_VALUES} must be [{len(inputs)}], the "
                 f"output that is explained, got {list(values.shape)}"
             )
-        return torch.from_numpy(np.array(values.reshape(-1))).to(inputs)
+        return values.reshape(-1).to(inputs)
 
     def _slopes(self, answer: Mapping[str, Any], inputs: Tensor) -> Tensor:
-        slopes = torch.from_numpy(np.array(answer[INPUT_OUTPUT_GRADIENTS])).to(inputs)
+        slopes = _numbers(
+            "from_call_model_function", INPUT_OUTPUT_GRADIENTS, answer[INPUT_OUTPUT_GRADIENTS]
+        ).to(inputs)
         if slopes.dim() == 4 and self.channels == "last":
             slopes = slopes.movedim(-1, 1)
         if slopes.shape != inputs.shape:
@@ -253,19 +274,45 @@ class _Asked(torch.autograd.Function):
 
 
 def _check_channels(op: str, channels: Any) -> None:
-    if channels not in CHANNELS:
+    if not is_one_of(channels, CHANNELS):
         raise ArgumentError(
             f"{op}: channels must be one of {', '.join(CHANNELS)}, got {channels!r}"
         )
 
 
+def _keys(expected: Any) -> tuple[Any, ...]:
+    if expected is None:
+        return INPUT_OUTPUT_GRADIENTS, OUTPUT_LAYER_VALUES
+    if not isinstance(expected, Iterable) or isinstance(expected, (str, Tensor)):
+        raise TypeError(
+            "call_model_function: expected_keys must be a list of keys, got "
+            f"{type(expected).__name__}"
+        )
+    return tuple(expected) or (INPUT_OUTPUT_GRADIENTS, OUTPUT_LAYER_VALUES)
+
+
 def _as_torch(batch: Any, channels: str, model: ForwardFunc) -> Tensor:
     """A leaf [B, ...] on the model's device, in its type, channels first."""
-    x = torch.from_numpy(np.array(batch))
+    x = _numbers("call_model_function", "x_value_batch", batch)
+    if not x.dim():
+        raise ArgumentError("call_model_function: x_value_batch must be [B, ...], got a number")
     if not x.is_floating_point():
         x = x.to(torch.get_default_dtype())
     x = x.to(model_device(model), model_dtype(model) or x.dtype)
     return x.movedim(-1, 1).contiguous() if x.dim() == 4 and channels == "last" else x
+
+
+def _numbers(op: str, name: str, values: Any) -> Tensor:
+    """An array as a tensor of its own."""
+    try:
+        x = torch.from_numpy(np.array(values))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{op}: {name} must be an array of numbers, got {type(values).__name__}"
+        ) from error
+    if x.is_complex():
+        raise TypeError(f"{op}: {name} must be real, got {x.dtype}")
+    return x
 
 
 def _as_numpy(x: Tensor, channels: str) -> NDArray[Any]:
@@ -295,7 +342,7 @@ def _layer(model: ForwardFunc, layer: str | nn.Module | None) -> nn.Module:
                 "own, got None"
             )
         return found[-1]
-    if layer not in parts:
+    if not is_one_of(layer, parts):
         raise ArgumentError(
             f"call_model_function: layer must be one of the model's, got {layer!r}"
             f"{near(str(layer), parts)}"

@@ -31,9 +31,16 @@ def shap_explanation(explanation: Explanation) -> Any:
         same.
 
     Raises:
+        TypeError: what is no explanation.
         ValueError: inputs are a tuple of tensors.
         MissingDependency: shap is not installed.
     """
+    from ..explanation import Explanation
+
+    if not isinstance(explanation, Explanation):
+        raise TypeError(
+            f"to_shap: explanation must be an Explanation, got {type(explanation).__name__}"
+        )
     shap = _shap()
     inputs, maps, errors = explanation.inputs, explanation.attributions, explanation.standard_error
     if isinstance(inputs, tuple) or isinstance(maps, tuple) or isinstance(errors, tuple):
