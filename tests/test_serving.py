@@ -8,6 +8,7 @@ import contextlib
 import gc
 import io
 import json
+import logging
 import os
 import signal
 import socket
@@ -1393,6 +1394,19 @@ def test_the_second_signal_does_not_wait(slow: list[str]) -> None:
         assert process.stderr is not None and "Traceback" not in process.stderr.read()
 
 
+@pytest.fixture
+def logs() -> Iterator[None]:
+    """What the command sets up, which logs to a stream that ends with its test, is taken back."""
+    names = ("pyxai_fast.serving", "pyxai_fast.serving.access", "uvicorn.error")
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(one.handlers[:], one.propagate, one.level) for one in loggers]
+    yield
+    for one, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        one.handlers[:], one.propagate = handlers, propagate
+        one.setLevel(level)
+
+
+@pytest.mark.usefixtures("logs")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -1420,6 +1434,7 @@ def test_bad_options_are_told_before_anything_is_served(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("logs")
 def test_a_port_in_use_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     from pyxai_fast.cli import main
 
@@ -1430,6 +1445,7 @@ def test_a_port_in_use_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"--port: 127.0.0.1:{port} cannot be had" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("logs")
 def test_missing_packages_are_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
