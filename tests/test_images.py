@@ -120,7 +120,9 @@ def test_files_that_cannot_be_read_are_named_and_the_others_are_returned(tmp_pat
 def test_no_file_makes_its_decoder_run_a_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    eps_module = pytest.importorskip("PIL.EpsImagePlugin")
+    eps_module = pytest.importorskip(
+        "PIL.EpsImagePlugin", reason="this Pillow has no decoder of EPS that could be started"
+    )
     picture = tmp_path / "picture.png"
     Image.fromarray(stripes(8, 8)).save(picture, "EPS")
     ghostscript, ran = tmp_path / "gs", tmp_path / "ran"
