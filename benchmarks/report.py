@@ -67,9 +67,12 @@ idle machine, and on a machine with a GPU:
   captum's and Quantus's.
 - Nothing is timed that is not checked first: on a CPU, native kernels equal the reference bit for
   bit; rivals agree with it closely, or, where they draw numbers of their own, in distribution.
-- Contenders of a setting take turns, and figures are medians. Ops: `3.10x` is a speed-up, our time
-  3.10 times below the other's. End to end: ratios are of times, below 1 ours is faster. Models
-  have random weights. Python's garbage collector is off while the clock runs.
+- Contenders of a setting take turns, and figures are medians. `3.10x` is a speed-up: above 1 ours
+  is faster. Columns headed "ours / ..." are ratios of times or of memory: below 1 ours is less.
+  Python's garbage collector is off while the clock runs.
+- Models have random weights. The residual branches of ResNet-50 are scaled by 0.2, without which an
+  untrained network of that depth has gradients of noise, and no rule comes to 1 %: trained networks
+  may need more steps, or fewer.
 - A row that is not in the tables was not measured.
 """
 

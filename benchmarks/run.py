@@ -75,8 +75,9 @@ def main() -> None:
                 raw = measure(f"bench_{part}.py", *quick, *only, "--json", folder=folder)
                 del raw["machine_info"]
                 result[part] = merged(result[part], raw) if models and part in result else raw
-                label = ": ".join(filter(None, (part.replace("_", " "), ", ".join(models))))
-                runs[label] = {name: info[name] for name in OF_A_PART}
+                cases = [row["case"] for row in result[part].get("cases", [])]
+                when = {name: info[name] for name in OF_A_PART}
+                note(runs, part.replace("_", " "), models, cases, when)
         for family in families:
             info = machine()
             raw = measure("bench_ops.py", family, *quick, "--json", folder=folder)
@@ -104,6 +105,17 @@ def merged(before: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         rows = [row for row in before[name] if row["case"] not in models] + new[name]
         found[name] = sorted(rows, key=lambda row: [*order, row["case"]].index(row["case"]))
     return found
+
+
+def note(
+    runs: dict[str, Any], part: str, models: list[str], cases: list[str], when: dict[str, Any]
+) -> None:
+    """Keeps when a part was measured, or some models of it, and forgets what that replaces."""
+    one = {case: f"{part}: {case}" for case in cases}
+    runs.update({one[model]: when for model in models} or {part: when})
+    gone = list(one.values()) if not models else [part] if set(one.values()) <= set(runs) else []
+    for label in gone:
+        runs.pop(label, None)
 
 
 def measure(*command: str, folder: str) -> dict[str, Any]:

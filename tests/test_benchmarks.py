@@ -395,6 +395,18 @@ def test_some_models_that_are_measured_again_take_their_places() -> None:
     assert merged["methods"] == figures(a=1, d=2)["cases"]
 
 
+def test_what_is_measured_again_is_said_of_each_model() -> None:
+    runner = pytest.importorskip("run", reason="the benchmarks are not here")
+    runs: dict[str, Any] = {}
+    runner.note(runs, "throughput", [], ["a", "b"], {"commit": "1"})
+    runner.note(runs, "throughput", ["a"], ["a", "b"], {"commit": "2"})
+    assert runs == {"throughput": {"commit": "1"}, "throughput: a": {"commit": "2"}}
+    runner.note(runs, "throughput", ["b"], ["a", "b"], {"commit": "3"})
+    assert runs == {"throughput: a": {"commit": "2"}, "throughput: b": {"commit": "3"}}
+    runner.note(runs, "throughput", [], ["a", "b"], {"commit": "4"})
+    assert runs == {"throughput": {"commit": "4"}}
+
+
 def test_benchmarks_of_equal_completeness_run_and_are_a_section() -> None:
     bench = pytest.importorskip("bench_throughput", reason="the benchmarks are not here")
     cases = pytest.importorskip("throughput_cases", reason="the benchmarks are not here")
