@@ -4,7 +4,7 @@
 
 Writes digits as pictures, one of them broken, explains half of the shards, stops, and goes on to
 the end; the files are, byte for byte, those of a run that was never stopped. Prints what the index
-knows, and leaves FOLDER/maps/summary.html to look at.
+knows, and leaves FOLDER/data_set_maps/summary.html to look at.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def draw(folder: Path) -> None:
 
 
 def main(folder: str = ".") -> jobs.Results:
-    pictures, maps = Path(folder) / "digits", Path(folder) / "maps"
+    pictures, maps = Path(folder) / "digits", Path(folder) / "data_set_maps"
     draw(pictures)
     explainer = PictureExplainer(load_model("demo"), method="integrated_gradients", n_steps=20)
     # A process that is killed leaves the same behind as one that is stopped here.
