@@ -1,4 +1,4 @@
-"""Explain a batch of inputs of any PyTorch model at the speed of the hardware.
+"""Attribution maps of PyTorch models, and of anything else that can be asked.
 
 >>> import pyxai_fast
 >>> explanation = pyxai_fast.explain(model, images, method="integrated_gradients")  # doctest: +SKIP

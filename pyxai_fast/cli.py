@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog=PROGRAM, description="Explain what PyTorch models see, at the speed of the hardware."
+        prog=PROGRAM,
+        description="Why a model answers as it does: attribution maps, and what they cost.",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {_version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
