@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,14 @@ from nets import Linear, Polynomial, conv_net
 from torch import Tensor, nn
 
 from pyxai_fast import Cost, Preprocessing
-from pyxai_fast.metrics.asked import Asked, check_attributions, classes_of, is_target, of_target
+from pyxai_fast.metrics.asked import (
+    Asked,
+    check_attributions,
+    classes_of,
+    comes_first,
+    is_target,
+    of_target,
+)
 from pyxai_fast.models.black_box import BlackBox
 from pyxai_fast.models.query_error import BudgetExceeded
 
@@ -88,6 +96,14 @@ def test_several_numbers_of_a_row_are_read_at_once() -> None:
     assert_same_bits(both[..., 0], asked.scores(5, rows_of(x), "scaled"))
     assert_same_bits(both[..., 1], asked.scores(5, rows_of(x), "scaled", is_target))
     assert set(both[..., 1].unique().tolist()) == {0.0, 1.0}
+
+
+def test_no_class_comes_first_where_the_model_answers_nan() -> None:
+    nan, inf = math.nan, math.inf
+    outputs = torch.tensor([[nan, 1], [1, nan], [inf, 0], [-inf, -inf], [-inf, 2], [2, -inf]])
+    found = comes_first(outputs, torch.zeros(6, dtype=torch.int64))
+    assert found.isnan().tolist() == [True] * 4 + [False] * 2
+    assert found[4:].tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -55,6 +55,21 @@ def test_classes_and_probabilities_are_the_models() -> None:
     assert same.flip_rate == 1 and same.l2.tolist() == [0] * 4
 
 
+def test_an_answer_that_is_nan_is_no_flip() -> None:
+    net, x = Linear(FEATURES).double(), rows()
+
+    def breaks(rows: Tensor) -> Tensor:
+        return net(rows).masked_fill((rows[:, :1] > 1), torch.nan)
+
+    others = x.clone()
+    others[:2, 0] = 2
+    target = net(others).argmax(1)
+    target[:2] = 0
+    found = counterfactual_quality(breaks, x, others, target)
+    assert found.flipped.tolist() == [False, False, True, True] and found.flip_rate == 0.5
+    assert found.confidence.isnan().tolist() == [True, True, False, False]
+
+
 def test_what_counterfactual_generates_is_judged_as_it_says() -> None:
     net, x = Polynomial(FEATURES), rows(2).float()
     prior = GaussianPrior(torch.zeros(FEATURES), torch.eye(FEATURES))

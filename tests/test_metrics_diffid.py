@@ -85,6 +85,20 @@ def test_one_feature_is_kept_at_least() -> None:
     assert [row.tolist() for row in seen[-1]] == [[4.0] * 4, [1.0] * 4]
 
 
+def test_answers_that_are_nan_are_neither_right_nor_wrong() -> None:
+    """torch takes NaN for the largest: the first class would always come first."""
+    x = pictures()
+
+    def model(rows: Tensor) -> Tensor:
+        own = (rows[:, None] == x).flatten(2).all(2)
+        broken = ~own.any(1) & (rows[..., 0, 0] == x[:1, :, 0, 0]).any(1)
+        return halves(rows).masked_fill(broken[:, None], torch.nan)
+
+    found = diffid(model, x, maps(), 0)
+    assert found.isnan().tolist() == [True] + [False] * 5
+    assert torch.equal(found[1:], diffid(halves, x, maps(), 0)[1:])
+
+
 @pytest.mark.parametrize("rows", [1, 5])
 def test_chunks_change_no_bit(rows: int) -> None:
     whole = diffid(Polynomial(48), pictures(), maps())

@@ -103,6 +103,27 @@ def test_unsure_pictures_and_those_that_gain_by_blurring_are_not_used() -> None:
     assert not bool(unsure.sic.used.any())
 
 
+def test_pictures_of_which_some_answer_is_nan_are_not_used() -> None:
+    x = pictures(2)
+
+    class Breaks(Detail):
+        """Answers NaN where some of the first picture is back, and not much of it."""
+
+        def forward(self, rows: Tensor) -> Tensor:
+            back = (rows == x[:1]).all(1).flatten(1).double().mean(1)
+            between = (back > 0.03) & (back < 0.4)
+            return super().forward(rows).masked_fill(between[:, None], torch.nan)
+
+    for output in ("prob", "logit"):
+        found = performance_information(Breaks(), x, maps(2), 0, thresholds=APART, output=output)
+        for curve in (found.sic, found.aic):
+            assert curve.used.tolist() == [False, True]
+            assert bool(curve.scores[:, 0].isnan().all()) and bool(
+                curve.scores[:, 1].isfinite().all()
+            )
+            assert math.isfinite(curve.median_area)
+
+
 def test_the_median_is_of_the_pictures_that_are_used() -> None:
     x = torch.linspace(0, 1, 3, dtype=torch.float64)
     scores = torch.tensor(

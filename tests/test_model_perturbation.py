@@ -67,6 +67,27 @@ def test_without_noise_nothing_changes() -> None:
     assert bool((found.spearman[1] < 1).all() and (found.logit_change[1] > 0).all())
 
 
+def test_a_model_that_answers_nan_has_not_kept_its_class() -> None:
+    class Breaks(Linear):
+        """Predicts the first class, while its weights are its own."""
+
+        def __init__(self) -> None:
+            super().__init__(FEATURES)
+            self.weight.data[0].abs_().add_(9)
+            self.register_buffer("own", self.weight.data.clone())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (1 if torch.equal(self.weight, self.own) else torch.nan)
+
+    def size(model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
+        assert target.tolist() == [0] * 3
+        return inputs
+
+    found = model_perturbation(Breaks(), size, rows(), (0.0, 0.3), similarities=RANKS)
+    assert found.unchanged[0].tolist() == [1.0] * 3
+    assert np.isnan(found.unchanged[1]).all() and np.isnan(found.logit_change[1]).all()
+
+
 def test_a_map_that_ignores_the_model_is_found_out() -> None:
     def size(model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
         return inputs.abs()

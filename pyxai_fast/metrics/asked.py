@@ -39,8 +39,17 @@ def of_target(outputs: Tensor, rows: RowScore) -> Tensor:
 
 
 def is_target(outputs: Tensor, rows: RowScore) -> Tensor:
-    """Whether each row's class is the one with the largest score."""
-    return outputs.argmax(1) == _target_of(rows)[:, 0]
+    """Whether each row's class comes first; see `comes_first`."""
+    return comes_first(outputs, _target_of(rows)[:, 0])
+
+
+def comes_first(outputs: Tensor, classes: Tensor) -> Tensor:
+    """1 where the class of a row has the largest of its outputs [R, n], else 0: float64 [R].
+
+    NaN where the largest is not finite: a model that answers NaN says nothing of any class.
+    """
+    right = (outputs.argmax(1) == classes).double()
+    return right.masked_fill(~outputs.amax(1).isfinite(), torch.nan)
 
 
 class Asked:

@@ -18,7 +18,7 @@ class CounterfactualQuality:
     """Of each of B counterfactuals; on the device of the inputs.
 
     Attributes:
-        flipped: bool [B], whether the model takes it for the target.
+        flipped: bool [B], whether the model takes it for the target; not where it answers NaN.
         confidence: float64 [B], the probability of the target.
         confidence_before: float64 [B], the same of the input.
         l1: float64 [B], the mean absolute difference from the input, in its units.
@@ -87,7 +87,7 @@ def counterfactual_quality(
 
 
 def _flipped_and_confidence(outputs: Tensor, rows: RowScore) -> Tensor:
-    return torch.stack([is_target(outputs, rows).double(), of_target(outputs, rows)], 1)
+    return torch.stack([is_target(outputs, rows), of_target(outputs, rows)], 1)
 
 
 def _like(op: str, counterfactuals: Any, inputs: Tensor) -> Tensor:

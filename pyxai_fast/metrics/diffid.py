@@ -41,7 +41,7 @@ def diffid(
         ratios: of the features that are replaced; at least one feature is kept.
 
     Returns:
-        float64 [B].
+        float64 [B]; NaN where the model answered NaN.
 
     Raises:
         TypeError, ValueError: naming the argument, what it must be and what it is.

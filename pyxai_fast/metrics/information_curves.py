@@ -28,6 +28,7 @@ from .asked import (
     check_count,
     check_inputs,
     check_size,
+    comes_first,
     is_target,
     of_target,
     random_key,
@@ -56,7 +57,7 @@ class InformationCurve(Curve):
     @property
     def used(self) -> Tensor:
         """bool [B]: the model is sure enough of the picture, and surer than of the blurred one,
-        which is smaller when compressed."""
+        which is smaller when compressed; and all that it answers is finite."""
         return ~self.scores[0].isnan()
 
     @property
@@ -158,11 +159,11 @@ def performance_information(
         return asked.model_inputs(values)
 
     def read(outputs: Tensor, of: RowScore) -> Tensor:
-        return torch.stack((of_target(outputs, of), is_target(outputs, of).double()), 1)
+        return torch.stack((of_target(outputs, of), is_target(outputs, of)), 1)
 
     scores = asked.scores(len(sizes), rows, "blurred", read).cpu().numpy()
-    right = asked.outputs.argmax(1) == asked.target
-    clean = torch.stack((asked.clean, right.double()), 1).cpu().numpy()
+    right = comes_first(asked.outputs, asked.target)
+    clean = torch.stack((asked.clean, right), 1).cpu().numpy()
     whole = np.array([size_of(picture) for picture in pictures], np.float64)
     points = np.append(np.linspace(0, 1, n_points, endpoint=False), 1.0)
 
@@ -170,7 +171,8 @@ def performance_information(
         found = np.full((len(points), len(pictures)), np.nan)
         for b in range(len(pictures)):
             begin, end = scores[0, b, kind], clean[b, kind]
-            if end >= min_prediction and begin < end and sizes[0, b] < whole[b]:
+            known = np.isfinite(scores[:, b, kind]).all()
+            if known and end >= min_prediction and begin < end and sizes[0, b] < whole[b]:
                 information = _normalised(sizes[1:, b], sizes[0, b], whole[b])
                 score = _normalised(scores[1:, b, kind], begin, end)
                 if monotone:

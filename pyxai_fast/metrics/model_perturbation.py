@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError
 from ..runtime.inference import outside_inference_mode
-from .asked import check_count, check_size
+from .asked import check_count, check_size, comes_first
 from .perturbed_model import Explain, Explained, PerturbedModel
 from .similarity import SIMILARITIES, Compared, FloatArray, check_similarities
 
@@ -30,7 +30,8 @@ class ModelPerturbation:
         ssim, hog: [L, B], as functions of `similarity`, of the sizes added over channels; None also
             for what is no picture of at least 8x8 pixels.
         logit_change: [L, B], by how much the explained output changed, up or down.
-        unchanged: [L, B], the share of draws that left the predicted class as it was.
+        unchanged: [L, B], the share of draws that left the predicted class as it was; NaN where
+            the model, or one of these, answered NaN.
     """
 
     levels: FloatArray
@@ -146,9 +147,9 @@ def model_perturbation(
 
 
 def _drift(outputs: Tensor, answers: Tensor, target: Tensor) -> dict[str, FloatArray]:
-    same = answers.argmax(1) == outputs.argmax(1)
+    same = comes_first(answers, outputs.argmax(1)) * comes_first(outputs, outputs.argmax(1))
     change = (answers.double() - outputs.double()).gather(1, target[:, None])[:, 0]
     return {
         "logit_change": change.abs().cpu().numpy(),
-        "unchanged": same.double().cpu().numpy(),
+        "unchanged": same.cpu().numpy(),
     }
