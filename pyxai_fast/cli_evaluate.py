@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 METHODS = "integrated_gradients,smooth_grad,saliency"
 
 
-class Asked(NamedTuple):
+class ComparedMethod(NamedTuple):
     """A method of the comparison, and what is to be said of its budget."""
 
     request: MethodRequest
@@ -228,7 +228,7 @@ _ORDERS = {
 # ---------------------------------------------------------------- what was asked for
 
 
-def asked_methods(args: argparse.Namespace) -> dict[str, Asked]:
+def asked_methods(args: argparse.Namespace) -> dict[str, ComparedMethod]:
     """The methods by label, each with its options.
 
     Raises:
@@ -268,19 +268,21 @@ def asked_methods(args: argparse.Namespace) -> dict[str, Asked]:
     asked = {}
     for label, method in labels.items():
         taken = {name: value for name, value in for_all.items() if name in options_of(method)}
-        asked[label] = _asked(args, method, taken | own[label])
+        asked[label] = _within_budget(args, method, taken | own[label])
     _check_used(args, [each.request for each in asked.values()])
     return asked
 
 
-def _asked(args: argparse.Namespace, method: str, options: dict[str, Any]) -> Asked:
+def _within_budget(
+    args: argparse.Namespace, method: str, options: dict[str, Any]
+) -> ComparedMethod:
     from pyxai_fast.cli_images import UsageError
     from pyxai_fast.evaluation.budget import scaled
     from pyxai_fast.gradients import LikelihoodRatio
 
     request = _request(args, method, options)
     if args.budget is None:
-        return Asked(request)
+        return ComparedMethod(request)
     given = dict(options)
     if request.gradient == "freemcg":
         raise UsageError("--budget: cannot be kept with --gradient freemcg; --methods freemcg can")
@@ -288,7 +290,7 @@ def _asked(args: argparse.Namespace, method: str, options: dict[str, Any]) -> As
         given["gradient"] = LikelihoodRatio(**request.gradient_options)
     fitted = scaled(method, given, args.budget)
     fitted.options.pop("gradient", None)
-    return Asked(_request(args, method, fitted.options), fitted.note)
+    return ComparedMethod(_request(args, method, fitted.options), fitted.note)
 
 
 def _request(args: argparse.Namespace, method: str, options: dict[str, Any]) -> MethodRequest:

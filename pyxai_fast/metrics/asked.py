@@ -248,6 +248,23 @@ def check_attributions(op: str, attributions: Any, inputs: Tensor) -> Tensor:
     return maps
 
 
+def samples_of(op: str, name: str, given: Any, inputs: Tensor, besides: str = "") -> Tensor:
+    """What is given for each sample of inputs [B, ...], [n_samples, 1 or B, ...], as they are.
+
+    Args:
+        besides: what else the argument may be, in messages.
+    """
+    check_tensor(op, name, given)
+    shape, wanted = list(given.shape), list(inputs.shape)
+    if shape[1:] not in (wanted, [1, *wanted[1:]]) or not shape[0]:
+        raise ArgumentError(
+            f"{op}: {name} must be {besides}[n_samples, 1 or B, ...] of inputs {wanted}, got "
+            f"{shape}"
+        )
+    samples: Tensor = given.detach().to(inputs)
+    return samples
+
+
 def classes_of(op: str, target: Any, outputs: Tensor) -> Tensor:
     """int64 [B]: the classes that are named, or those that the outputs [B, n] predict."""
     batch, classes = outputs.shape

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import ArgumentError, check_bool
-from .asked import Asked, check_attributions, check_count, check_size, random_key
+from .asked import Asked, check_attributions, check_count, check_size, random_key, samples_of
 
 # Of the random numbers; see the streams of paths, gradients and queries.
 STREAM = 2**15 + 2**13 + 1
@@ -72,7 +72,9 @@ def infidelity(
             f"{list(maps.shape)}"
         )
     if isinstance(perturbations, Tensor):
-        perturbations = _given(op, perturbations, asked.inputs)
+        besides = "a number, a function, or "
+        perturbations = samples_of(op, "perturbations", perturbations, asked.inputs, besides)
+        perturbations = perturbations.expand(-1, len(inputs), *inputs.shape[1:])
         n_samples = len(perturbations)
     check_count(op, "n_samples", n_samples)
     perturb = _perturbed(asked, perturbations, seed)
@@ -125,16 +127,6 @@ def _perturbed(
         return some.repeat(count, *[1] * (some.dim() - 1)) - changed, changed
 
     return draw
-
-
-def _given(op: str, perturbations: Tensor, inputs: Tensor) -> Tensor:
-    shape, wanted = list(perturbations.shape), list(inputs.shape)
-    if shape[1:] not in (wanted, [1, *wanted[1:]]) or not shape[0]:
-        raise ArgumentError(
-            f"{op}: perturbations must be a number, a function, or [n_samples, 1 or B, ...] of "
-            f"inputs {wanted}, got {shape}"
-        )
-    return perturbations.detach().to(inputs).expand(-1, len(inputs), *wanted[1:])
 
 
 def _pair(op: str, made: Any, shape: torch.Size) -> tuple[Tensor, Tensor]:

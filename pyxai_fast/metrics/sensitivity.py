@@ -12,7 +12,7 @@ from .. import ops
 from ..errors import ArgumentError
 from ..front_door import explain as explain_by_name
 from ..models.input_numbers import numbers_of
-from .asked import check_count, check_inputs, check_size, random_key
+from .asked import check_count, check_inputs, check_size, random_key, samples_of
 from .perturbed_model import returned_maps
 
 # Of the random numbers; see the streams of paths, gradients and queries.
@@ -74,7 +74,7 @@ def max_sensitivity(
         check_size(op, "radius", radius)
         drawn = _uniform(inputs, radius, seed, numbers_of(op, numbers, len(inputs)))
     else:
-        given = _given(op, noise, inputs)
+        given = samples_of(op, "noise", noise, inputs)
         n_samples, drawn = len(given), given.__getitem__
     if isinstance(norm, bool) or not isinstance(norm, (int, float)) or not norm >= 1:
         raise ArgumentError(f"{op}: norm must be a number >= 1, got {norm!r}")
@@ -144,14 +144,3 @@ def _uniform(inputs: Tensor, radius: float, seed: int, numbers: Tensor) -> Calla
         return radius * uniform
 
     return draw
-
-
-def _given(op: str, noise: Any, inputs: Tensor) -> Tensor:
-    if not isinstance(noise, Tensor):
-        raise TypeError(f"{op}: noise must be a tensor, got {type(noise).__name__}")
-    shape, wanted = list(noise.shape), list(inputs.shape)
-    if shape[1:] not in (wanted, [1, *wanted[1:]]) or not shape[0]:
-        raise ArgumentError(
-            f"{op}: noise must be [n_samples, 1 or B, ...] of inputs {wanted}, got {shape}"
-        )
-    return noise.detach().to(inputs)
