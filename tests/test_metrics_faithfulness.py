@@ -189,6 +189,22 @@ def test_rounding_is_no_correlation() -> None:
 
     options: dict[str, Any] = {"subset_size": 3, "output": "logit"}
     assert faithfulness_correlation(Counts(), x, x, 0, **options).isnan().all()
+
+    class Flat(nn.Module):
+        """Its falls are all that they can be of a number near 5: rounding, and so is their span."""
+
+        def __init__(self, slope: float) -> None:
+            super().__init__()
+            self.slope = slope
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = 5 + self.slope * x.sum(1)
+            return torch.stack([scores, 0 * scores], 1)
+
+    for slope, inputs in ((1e-8, x), (1e-7, x), (1e-8, x.double())):
+        found = faithfulness_correlation(Flat(slope), inputs, inputs, 0, **options)
+        assert found.isnan().all(), slope
+    assert faithfulness_correlation(Flat(1e-4), x, x, 0, **options).isfinite().all()
     alike = 1 + 1e-9 * x.double()
     net = Linear(8).double()
     assert faithfulness_correlation(net, x.double(), alike, 0, **options).isnan().all()

@@ -98,8 +98,11 @@ def faithfulness_correlation(
         changed = shown[examples].repeat(some, 1, 1, 1).scatter_(3, chosen, hidden)
         return changed.view(-1, *inputs.shape[1:])
 
-    falls = asked.clean - asked.scores(n_runs, rows, "subsets")
-    return _correlation(sums, falls)
+    scores = asked.scores(n_runs, rows, "subsets")
+    # Rounding is of the scores, however little they fall.
+    sizes = torch.maximum(asked.clean.abs(), scores.abs().amax(0))
+    constant = _constant(sums, sums.abs().amax(0)) | _constant(scores, sizes)
+    return _correlation(sums, asked.clean - scores).masked_fill(constant, torch.nan)
 
 
 def _drawn(features: int, size: int, numbers: Tensor, seed: int) -> Subsets:
@@ -132,13 +135,12 @@ def _given(op: str, subsets: Any, batch: int, features: int) -> Tensor:
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson's, over the rows of [R, B]; NaN where one of them is constant, but for rounding."""
-    constant = _constant(a) | _constant(b)
+    """Pearson's, over the rows of [R, B]."""
     a, b = a - a.mean(0), b - b.mean(0)
     found: Tensor = (a / a.norm(dim=0) * (b / b.norm(dim=0))).sum(0).clamp(-1, 1)
-    return found.masked_fill(constant, torch.nan)
+    return found
 
 
-def _constant(values: Tensor) -> Tensor:
-    span = values.amax(0) - values.amin(0)
-    return span <= ROUNDING * values.abs().amax(0)
+def _constant(values: Tensor, sizes: Tensor) -> Tensor:
+    """Whether values [R, B] change by no more than the rounding of numbers of sizes [B]."""
+    return values.amax(0) - values.amin(0) <= ROUNDING * sizes
