@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from nets import Linear, conv_net, mlp
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from pyxai_fast import Saliency
 from pyxai_fast.metrics import mprt
@@ -165,6 +167,102 @@ def test_weights_that_no_layer_begins_anew_are_named() -> None:
     assert found.layers == ("last", "attention.out_proj", "attention")
     assert found.kept == ("token",)
     assert "attention" in keep.changed(3) and "" not in keep.changed(3)
+
+
+def with_norms(norm: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """Two layers of three are normalised, one of them without a bias."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        norm(nn.Linear(FEATURES, 16)), nn.Tanh(), norm(nn.Linear(16, 16, bias=False)), nn.Tanh(),
+        nn.Linear(16, 4),
+    ).train()  # fmt: skip
+    with torch.no_grad():  # of some more steps of their power methods, if they have one
+        for _ in range(20):
+            net(rows())
+    return net.eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.utils.spectral_norm,
+        nn.utils.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.orthogonal,
+    ],
+)
+@pytest.mark.parametrize("order", ["top_down", "bottom_up", "independent"])
+def test_weights_that_are_normalised_are_forgotten(
+    norm: Callable[[nn.Module], nn.Module], order: str
+) -> None:
+    net, seen = with_norms(norm), []
+    with torch.no_grad():  # torch copies no weights that have a graph
+        expected = net(rows())
+    before = {name: each.clone() for name, each in net.state_dict().items()}
+
+    def keep(model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
+        seen.append((model(inputs).detach(), [model[layer].weight.clone() for layer in (0, 2, 4)]))
+        return gradient(model, inputs, target)
+
+    found = mprt(net, keep, rows(), order=order)
+    assert found.kept == () and set(found.layers) == {*"024"}
+    torch.testing.assert_close(seen[0][0], expected)
+    changed = [
+        [not torch.equal(w, own) for w, own in zip(weights, seen[0][1], strict=True)]
+        for _, weights in seen[1:]
+    ]
+    last, middle, first = [False, False, True], [False, True, False], [True, False, False]
+    both = {"top_down": [False, True, True], "bottom_up": [True, True, False]}
+    assert (
+        changed
+        == {
+            "top_down": [last, both["top_down"], [True] * 3],
+            "bottom_up": [first, both["bottom_up"], [True] * 3],
+            "independent": [first, middle, last],
+        }[order]
+    )
+    assert bool((found.curves["spearman"] < 0.95).all())
+    # The model itself is as it was.
+    assert all(torch.equal(each, before[name]) for name, each in net.state_dict().items())
+    with torch.no_grad():
+        assert torch.equal(net(rows()), expected)
+
+
+def test_what_a_reset_leaves_alone_is_kept_and_named() -> None:
+    class Scaled(nn.Linear):
+        """Learns a scale besides, which its reset forgets; and its reset gives constants."""
+
+        def __init__(self) -> None:
+            super().__init__(FEATURES, 4)
+            self.scale = nn.Parameter(torch.full((4,), 3.0))
+            self.zero = nn.Parameter(torch.zeros(4))
+
+        def reset_parameters(self) -> None:
+            super().reset_parameters()
+            if hasattr(self, "zero"):
+                nn.init.zeros_(self.zero)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.scale + self.zero
+
+    net = nn.Sequential(nn.LayerNorm(FEATURES), Scaled())
+    for order in ("top_down", "independent"):
+        keep = Weights()
+        # Constants are written, whatever was there before.
+        assert mprt(net, keep, rows(), order=order).kept == ("1.scale",)
+        assert all(torch.equal(seen["1.scale"], net[1].scale) for seen in keep.seen)
+        assert all(bool(each.isfinite().all()) for seen in keep.seen for each in seen.values())
+
+
+def test_pruned_weights_are_kept_and_named() -> None:
+    net = deep()
+    prune.l1_unstructured(net[3], "weight", amount=0.5)
+    with torch.no_grad():
+        net(rows())
+    found = mprt(net, gradient, rows())
+    assert found.kept == ("3.weight_orig",)
 
 
 def test_pictures_are_compared_by_their_structure() -> None:

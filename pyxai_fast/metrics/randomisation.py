@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from ..errors import ArgumentError, is_one_of, near
 from ..runtime.inference import outside_inference_mode
@@ -33,7 +36,8 @@ class ModelRandomisation:
         order: "top_down", "bottom_up" or "independent".
         similarity: of each name that was asked for and applies, float64 [L, B]. NaN where one of
             two unequal maps is constant.
-        kept: names of the parameters that no layer re-initialises: they stay as they were learnt.
+        kept: names of the parameters that no layer's `reset_parameters` touches: they stay as they
+            were learnt.
     """
 
     layers: tuple[str, ...]
@@ -76,7 +80,9 @@ def mprt(
     The model parameter randomisation test of Adebayo et al., "Sanity Checks for Saliency Maps"
     (2018), section 3. Layers are re-initialised by their own `reset_parameters`, on a copy; the
     model is not touched, and neither is torch's random state. What a layer becomes depends on the
-    seed and its name alone, whatever the order.
+    seed and its name alone, whatever the order. In the copy weights that are computed from others,
+    by spectral or weight normalisation or any other parametrization, are weights as they are: what
+    is forgotten is all of them.
 
     Args:
         model: a torch module, in eval mode, which copy.deepcopy copies; returns [B, n].
@@ -115,7 +121,7 @@ def mprt(
         )
     check_count(op, "seed", seed, 0)
     similarities = check_similarities(op, similarities)
-    forgetful = copy_of(op, model)
+    forgetful = _with_plain_weights(copy_of(op, model))
     layers = _layers(forgetful)
     if not layers:
         raise ArgumentError(
@@ -126,18 +132,39 @@ def mprt(
     own = Compared(explained.maps(forgetful), similarities)
     found: dict[str, list[FloatArray]] = {name: [] for name in own.names}
     names = list(layers)[::-1] if order == "top_down" else list(layers)
+    learnt = copy_of(op, forgetful) if order == "independent" else forgetful
+    forgotten: set[int] = set()
     for name in names:
         if order == "independent":
-            _restore(forgetful, model)
-        _forget(layers[name], seed_of(seed, name))
+            _restore(forgetful, learnt)
+        forgotten |= _forget(layers[name], seed_of(seed, name))
         for similarity, values in own.with_maps(explained.maps(forgetful)).items():
             found[similarity].append(values)
     return ModelRandomisation(
         tuple(names),
         order,
         {name: np.stack(values).astype(np.float64) for name, values in found.items()},
-        _kept(forgetful, layers),
+        tuple(name for name, w in forgetful.named_parameters() if id(w) not in forgotten),
     )
+
+
+def _with_plain_weights(model: nn.Module) -> nn.Module:
+    """The model, in which `reset_parameters` writes on weights that the forward pass reads."""
+    for module in list(model.modules()):
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
+            elif isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+        if parametrize.is_parametrized(module):
+            # `remove_parametrizations` would take them from the original's class too.
+            parts = module.get_submodule("parametrizations")
+            made = {name: getattr(module, name) for name, _ in parts.named_children()}
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module.parametrizations
+            for name, w in made.items():
+                module.register_parameter(name, nn.Parameter(w.detach().clone(), w.requires_grad))
+    return model
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -157,12 +184,29 @@ def _reset_of(module: nn.Module) -> Callable[[], object] | None:
     return next((reset for reset in found if callable(reset)), None)
 
 
-def _forget(layer: nn.Module, seed: int) -> None:
+def _forget(layer: nn.Module, seed: int) -> set[int]:
+    """Begins a layer anew; the ids of its parameters that this wrote on."""
     reset = _reset_of(layer)
     assert reset is not None
     devices = {held.device for held in (*layer.parameters(), *layer.buffers())}
+    learnt = {
+        name: w.detach().clone()
+        for name, w in layer.named_parameters(recurse=False)
+        if w.is_floating_point()
+    }
+    written = set()
     with torch.no_grad(), seeded(seed, *devices):
+        # What is still NaN afterwards was not written on. A constant may be what there was before.
+        for name in learnt:
+            layer.get_parameter(name).fill_(torch.nan)
         reset()
+        for name, w in layer.named_parameters(recurse=False):
+            left = w.isnan()
+            if not bool(left.all()):
+                written.add(id(w))
+            if name in learnt and bool(left.any()):
+                w.copy_(torch.where(left, learnt[name], w))
+    return written
 
 
 def _restore(changed: nn.Module, model: nn.Module) -> None:
@@ -173,8 +217,3 @@ def _restore(changed: nn.Module, model: nn.Module) -> None:
     with torch.no_grad():
         for one, own in pairs:
             one.copy_(own)
-
-
-def _kept(model: nn.Module, layers: dict[str, nn.Module]) -> tuple[str, ...]:
-    begun = {id(weight) for layer in layers.values() for weight in layer.parameters(False)}
-    return tuple(name for name, weight in model.named_parameters() if id(weight) not in begun)
