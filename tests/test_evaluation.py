@@ -15,18 +15,19 @@ import pytest
 import torch
 from evaluation_cases import SeesCheckers, checkers, inside, masks, pictures
 from largest_tensor import LargestTensor
+from nets import conv_net
 from torch import Tensor, nn
 
-from pyxai_fast import BlackBox, LikelihoodRatio, Preprocessing
+from pyxai_fast import BlackBox, LikelihoodRatio, Preprocessing, explain
 from pyxai_fast.demo.data import load_digits
 from pyxai_fast.demo.model import load_demo_model
-from pyxai_fast.evaluation import METRICS, Comparison, evaluate
+from pyxai_fast.evaluation import METRICS, Comparison, evaluate, table
 from pyxai_fast.evaluation.budget import options_of, scaled
 from pyxai_fast.evaluation.controls import CONTROLS, random_maps
 from pyxai_fast.evaluation.entries import Entry, Spent
 from pyxai_fast.evaluation.rows_file import RowsFile
-from pyxai_fast.evaluation.statistics import FEWEST, costs, difference_of, judged
-from pyxai_fast.metrics import bootstrap
+from pyxai_fast.evaluation.statistics import FEWEST, Judged, costs, difference_of, judged
+from pyxai_fast.metrics import bootstrap, infidelity
 from pyxai_fast.metrics.bootstrap import RESAMPLES, band_of, mean_of
 from pyxai_fast.runtime.progress import Progress, Silence
 
@@ -191,6 +192,33 @@ def test_functions_of_a_model_with_preprocessing_get_one_of_pixels() -> None:
     for one, other in zip(plain.entries, found.entries, strict=True):
         assert one.value == pytest.approx(other.value, abs=1e-5)
     assert found.costs["slopes"].gradients == 1 and found.costs["slopes"].queries == 0
+
+
+def test_gradients_of_layers_inside_are_counted_and_answers_are_not() -> None:
+    """A model that can be trained keeps a graph in either case."""
+    model, inputs = conv_net(), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def grad_cam(model: Any, inputs: Tensor, target: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        hook = model[2].register_forward_hook(lambda module, given, made: seen.append(made))
+        scores = model(inputs).gather(1, target[:, None])
+        hook.remove()
+        (slopes,) = torch.autograd.grad(scores.sum(), seen)
+        cam = (slopes.mean((2, 3), keepdim=True) * seen[0]).sum(1, keepdim=True).relu()
+        return nn.functional.interpolate(cam, inputs.shape[2:], mode="bilinear")
+
+    def answers(model: Any, inputs: Tensor, target: Tensor) -> Tensor:
+        assert model(inputs).requires_grad
+        return inputs
+
+    def both(model: Any, inputs: Tensor, target: Tensor) -> Tensor:
+        return answers(model, inputs, target) + grad_cam(model, inputs, target)
+
+    found = evaluate(model, inputs, [grad_cam, answers, both], "sparseness", batch_size=3)
+    spent = {name: (cost.gradients, cost.queries) for name, cost in found.costs.items()}
+    assert spent["grad_cam"] == (1, 0)
+    assert spent["answers"] == (0, 1)
+    assert spent["both"] == (1, 1)
 
 
 def test_sizes_rank_maps_of_either_sign_alike(digits: Tensor) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..errors import ArgumentError
 from ..explanation import Explanation
@@ -236,7 +237,8 @@ class _Count:
 
 @contextmanager
 def _counted(model: Any) -> Iterator[_Count]:
-    """Counts the rows that a model is asked, those as gradients of which autograd keeps a graph."""
+    """Counts the rows that a model is asked: as gradients those whose inputs need one, and those
+    through whose answers one is taken, such as that of a layer inside; others as queries."""
     count = _Count()
     if isinstance(model, BlackBox):
         before = model.queries
@@ -246,21 +248,34 @@ def _counted(model: Any) -> Iterator[_Count]:
     if not isinstance(model, nn.Module):
         yield count
         return
-    count.gradients = count.queries = 0
+    gradients = queries = 0
 
     def add(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal gradients, queries
         rows = len(inputs[0]) if inputs and isinstance(inputs[0], Tensor) else 1
-        assert count.gradients is not None and count.queries is not None
         if torch.is_grad_enabled() and inputs and getattr(inputs[0], "requires_grad", False):
-            count.gradients += rows
-        else:
-            count.queries += rows
+            gradients += rows
+            return
+        queries += rows
+        asked = [rows]
+
+        def take(gradient: Tensor) -> None:
+            nonlocal gradients, queries
+            while asked:  # once, however many gradients are taken of the same answers
+                moved = asked.pop()
+                gradients, queries = gradients + moved, queries - moved
+
+        # Weights that can be trained have a graph, whether anybody follows it or not.
+        for answer in tree_leaves(output):
+            if isinstance(answer, Tensor) and answer.requires_grad:
+                answer.register_hook(take)
 
     hook = model.register_forward_hook(add)
     try:
         yield count
     finally:
         hook.remove()
+        count.gradients, count.queries = gradients, queries
 
 
 def _maps_like(label: str, made: Any, pixels: Tensor) -> Tensor:
