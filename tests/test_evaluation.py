@@ -530,6 +530,68 @@ def test_only_pictures_with_both_values_are_compared() -> None:
     assert line.minus["random"].mean["mean"] == pytest.approx(0.75)
 
 
+def easy_and_hard() -> list[Judged]:
+    """`all` does well on 6 easy pictures and badly on 14; the others are known of easy ones."""
+    values = {
+        "all": [0.9 + n / 1000 for n in range(6)] + [0.1] * 14,
+        "easy": [0.8] * 6 + [math.nan] * 14,
+        "two": [math.nan] * 4 + [1.0] * 2 + [math.nan] * 14,
+        "random": [0.3] * 20,
+    }
+    return judged(entries_of(values), list(values))
+
+
+def test_the_best_is_chosen_on_pictures_that_all_have() -> None:
+    every, easy, two, noise = easy_and_hard()
+    assert every.mean["mean"] < easy.mean["mean"] < two.mean["mean"]
+    assert [line.best for line in (every, easy, two, noise)] == [True, False, False, False]
+    assert (easy.minus["best"].to, easy.minus["best"].verdict) == ("all", "worse")
+    # On the easy pictures: on all of them they would hardly differ.
+    assert noise.minus["best"].pictures == 6 and noise.minus["best"].verdict == "worse"
+    assert "best" not in two.minus and two.minus["first"].verdict == "too few pictures to tell"
+    apart = judged(
+        entries_of({"a": [1.0] * 7 + [math.nan] * 7, "b": [math.nan] * 7 + [2.0] * 7}), "ab"
+    )
+    assert not any(line.best or line.minus for line in apart)
+
+
+def marks(lines: list[Judged]) -> list[str]:
+    """What stands behind each method's mean."""
+    rows = [line.split("|")[2] for line in table.headline(lines, {}).splitlines()[2:]]
+    return [row.removesuffix(" ")[-1] for row in rows]
+
+
+def test_what_cannot_be_told_from_the_best_is_not_called_alike() -> None:
+    assert marks(easy_and_hard()) == ["*", " ", "?", " "]
+    (best, few, _) = table.legend(easy_and_hard())
+    assert best.endswith("seems better than it is.") and few.startswith("? fewer than 6 ")
+    same = {"a": [0.5 + n % 3 for n in range(9)], "random": [0.5 + n % 4 for n in range(9)]}
+    lines = judged(entries_of(same), list(same))
+    assert marks(lines) == ["\u2248", "*"]
+    assert any(text.startswith("\u2248 no different") for text in table.legend(lines))
+    assert not any("?" in text for text in table.legend(lines))
+    short = {name: values[: FEWEST - 1] for name, values in same.items()}
+    lines = judged(entries_of(short), list(short))
+    assert marks(lines) == ["?", "*"]
+    assert not any("\u2248" in text for text in table.legend(lines))
+
+
+def test_each_pair_is_one_interval_and_the_best_is_chosen_by_looking() -> None:
+    names = [*(f"m{n}" for n in range(6)), "random", "centre"]
+    generator = torch.Generator().manual_seed(3)
+    entries = [
+        entry
+        for metric in ("insertion", "deletion")
+        for entry in entries_of(
+            {name: torch.rand(9, generator=generator).tolist() for name in names}, metric
+        )
+    ]
+    said = " ".join(table.findings(judged(entries, names), {}))
+    # Seven to random maps, seven to the first, one of which is the same.
+    assert "to random and to m0 are 26 intervals" in said
+    assert "about 5 in 100 leave out 0. Of those to the best (*) more do." in said
+
+
 def test_the_bootstrap_is_that_of_its_definition() -> None:
     stats = pytest.importorskip("scipy.stats", reason="SciPy is not installed")
     values = torch.randn(30, generator=torch.Generator().manual_seed(5)).double()

@@ -33,9 +33,12 @@ class Judged:
         method: what it is called.
         pictures: that have a value.
         mean: over these; None where there are none.
-        minus: differences to "random", to "first", the first of the methods, and to "best", the one
-            with the best mean, on the pictures that have both values. One that there is not, to
-            itself, is left out.
+        minus: differences to "random", to "first", the first of the methods, and to "best", on the
+            pictures that have both values, to "best" on those by which it is the best. One that
+            there is not, to itself, is left out.
+        best: whether it has the best mean over the pictures that are known of all that are known
+            of FEWEST or more, or of all, where none is. Chosen by the values that it is compared
+            by, it seems better than it is.
     """
 
     metric: str
@@ -44,6 +47,7 @@ class Judged:
     pictures: int
     mean: Mean | None
     minus: Mapping[str, Difference]
+    best: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -52,6 +56,7 @@ class Judged:
             "method": self.method,
             "pictures": self.pictures,
             **(self.mean or dict.fromkeys(("mean", "low", "high"))),
+            "best": self.best,
             **{f"minus_{to}": difference.as_dict() for to, difference in self.minus.items()},
         }
 
@@ -130,25 +135,46 @@ def _column(
 ) -> Iterable[Judged]:
     metric, order = column
     good = METRICS[metric].large_is_good
-    means = {name: _mean(list(values[name].values())) for name in methods if values.get(name)}
-    best = None
-    if good is not None and means:
-        best = (max if good else min)(means, key=lambda name: means[name]["mean"])
-    others = {"random": RANDOM, "first": methods[0], "best": best}
+    known = {name: values[name] for name in methods if values.get(name)}
+    shared = _shared(known)
+    best = None if good is None else _best(shared, good)
+    others: dict[str, tuple[str, Mapping[str, Mapping[int, float]]]] = {
+        "random": (RANDOM, known),
+        "first": (methods[0], known),
+    }
+    if best is not None:
+        others["best"] = best, shared
     for name in methods:
         minus = {
-            what: difference_of(values[name], values[to], to, good)
-            for what, to in others.items()
-            if to is not None and to != name and name in means and to in means
+            what: difference_of(of[name], of[to], to, good)
+            for what, (to, of) in others.items()
+            if to != name and name in of and to in of
         }
         yield Judged(
             metric,
             order,
             name,
-            len(values.get(name, {})),
-            means.get(name),
+            len(known.get(name, {})),
+            _mean(list(known[name].values())) if name in known else None,
             {what: found for what, found in minus.items() if found is not None},
+            name == best,
         )
+
+
+def _shared(values: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
+    """Methods that are known of FEWEST pictures or more, or all where none is, by the pictures that
+    are known of all of these."""
+    enough = {name: of for name, of in values.items() if len(of) >= FEWEST} or dict(values)
+    of_all = set.intersection(*map(set, enough.values())) if enough else set()
+    return {name: {n: of[n] for n in of if n in of_all} for name, of in enough.items() if of_all}
+
+
+def _best(values: Mapping[str, Mapping[int, float]], large_is_good: bool) -> str | None:
+    """The method with the best mean, all of the same pictures; None where there is no picture."""
+    means = {name: math.fsum(of.values()) / len(of) for name, of in values.items()}
+    if not means:
+        return None
+    return (max if large_is_good else min)(means, key=lambda name: means[name])
 
 
 def difference_of(

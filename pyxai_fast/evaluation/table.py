@@ -11,7 +11,7 @@ from .controls import CONTROLS, RANDOM
 from .metrics import METRICS
 from .statistics import FEWEST, Column, Cost, Difference, Judged
 
-BEST, NO_DIFFERENT = "*", "\u2248"
+BEST, NO_DIFFERENT, TOO_FEW = "*", "\u2248", "?"
 # Of the class's probability: where a baseline keeps more, most of a curve is the same for all maps.
 KEPT = 0.5
 _ARROWS = {True: " \u2191", False: " \u2193", None: ""}
@@ -34,12 +34,19 @@ def headline(lines: Sequence[Judged], costs: Mapping[str, Cost]) -> str:
 
 def legend(lines: Sequence[Judged]) -> Iterator[str]:
     """What stands in the table, in sentences."""
-    directed = any(METRICS[line.metric].large_is_good is not None for line in lines)
-    if directed:
+    marks = {_mark(line) for line in lines if not METRICS[line.metric].part}
+    if marks - {""}:
         yield (
-            f"Large is good under \u2191, small under \u2193. {BEST} the best mean; {NO_DIFFERENT} "
-            "no different from it: the interval of the difference on the same pictures holds 0."
+            f"Large is good under \u2191, small under \u2193. {BEST} the best mean over the "
+            "pictures that all have figures of: chosen by them, it seems better than it is."
         )
+    if NO_DIFFERENT in marks:
+        yield (
+            f"{NO_DIFFERENT} no different from it: the interval of the difference on these "
+            "pictures holds 0."
+        )
+    if TOO_FEW in marks:
+        yield f"{TOO_FEW} fewer than {FEWEST} of these pictures: too few to tell it from the best."
     yield "Gradients, queries and milliseconds are for each picture."
 
 
@@ -72,11 +79,17 @@ def findings(lines: Sequence[Judged], kept: Mapping[Column, float]) -> Iterator[
     for method, metrics in weak.items():
         if metrics:
             yield f"{method} is not shown to be better than {RANDOM} maps by {', '.join(metrics)}."
-    compared = sum(len(line.minus) for line in lines)
-    if compared > 20:
+    pairs = {
+        (line.metric, line.order, frozenset((line.method, line.minus[to].to)))
+        for line in lines
+        for to in line.minus
+        if to != "best"  # which is chosen by what it is compared by
+    }
+    if len(pairs) > 20:
         yield (
-            f"These are {compared} intervals of differences; of those that are nothing but noise, "
-            f"about {100 * (1 - LEVEL):.0f} in 100 leave out 0."
+            f"The differences to {RANDOM} and to {lines[0].method} are {len(pairs)} intervals; of "
+            f"those that are nothing but noise, about {100 * (1 - LEVEL):.0f} in 100 leave out 0. "
+            f"Of those to the best ({BEST}) more do."
         )
 
 
@@ -208,11 +221,21 @@ def _cells(lines: Sequence[Judged]) -> list[str]:
 def _cell(line: Judged, text: str) -> str:
     if line.mean is None:
         return "-"
-    if METRICS[line.metric].large_is_good is None:
-        return text
+    mark = _mark(line)
+    return f"{text} {mark}" if mark else text
+
+
+def _mark(line: Judged) -> str:
+    """What is said of a mean beside the best; nothing where neither way is good, or there is no
+    mean."""
+    if line.mean is None or METRICS[line.metric].large_is_good is None:
+        return ""
+    if line.best:
+        return BEST
     best = line.minus.get("best")
-    mark = BEST if best is None else " " if best.told else NO_DIFFERENT
-    return f"{text} {mark}"
+    if best is None or best.pictures < FEWEST:
+        return TOO_FEW
+    return " " if best.told else NO_DIFFERENT
 
 
 def _spent(cost: Cost | None) -> list[str]:
