@@ -122,7 +122,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--output",
         choices=("logit", "prob", "logprob", "margin"),
         help="which score of the class is explained (default: prob for methods that hide segments, "
-        "else logit); metrics watch the probability",
+        "else logit); metrics watch the probability, infidelity this score, or else the logit",
     )
     add(
         "--memory-format",
@@ -187,6 +187,7 @@ def run(args: argparse.Namespace) -> int:
             budget=args.budget,
             batch_size=args.batch_size,
             memory_format=args.memory_format,
+            output=args.output,
             progress=not args.no_progress,
             notes={label: each.note for label, each in asked.items() if each.note},
             settings={label: settings_of(each.request) for label, each in asked.items()},

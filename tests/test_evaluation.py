@@ -123,6 +123,22 @@ def test_the_known_curve_of_deletion_is_found(truth: Comparison) -> None:
     assert entry.value == pytest.approx(_area(entry), rel=1e-5)
 
 
+def test_what_goes_becomes_0_whatever_that_is_to_the_model() -> None:
+    """Black is what it is for pixels, and these are not."""
+    inputs = 10 * pictures(3) - 5
+
+    class Sums(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            total = x.flatten(1).sum(1) / 100 + 1
+            return torch.stack([total, 0 * total], 1)
+
+    found = evaluate(Sums(), inputs, "saliency", "deletion", target=0)
+    ends = [entry.curve[-1][1] for entry in found.entries]
+    assert ends == pytest.approx([1 / (1 + math.exp(-1))] * len(ends), abs=1e-5)
+    for name in ("deletion", "faithfulness_correlation"):
+        assert "become 0 (black, where pixels are in [0, 1])" in METRICS[name].meaning
+
+
 def _area(entry: Entry) -> float:
     (x, y) = (
         torch.tensor(values, dtype=torch.float64) for values in zip(*entry.curve, strict=True)
@@ -253,6 +269,18 @@ def test_results_do_not_depend_on_the_batches(digits: Tensor) -> None:
 
 def _place(entry: Entry) -> tuple[str, str, int]:
     return entry.method, entry.metric, entry.picture
+
+
+@pytest.mark.parametrize("output", ["logit", "prob", "margin", None])
+def test_infidelity_is_of_the_score_that_is_explained(digits: Tensor, output: str | None) -> None:
+    model = load_demo_model()
+    found = evaluate(model, digits, {"saliency": {"abs": False}}, "infidelity", output=output)
+    kind = output or "logit"
+    target = model(digits).argmax(1)
+    slopes = explain(model, digits, method="saliency", abs=False, output=kind).attributions
+    expected = infidelity(model, digits, slopes, target, normalise=True, output=kind)
+    mine = [entry.value for entry in found.entries if entry.method == "saliency"]
+    assert mine == pytest.approx(expected.tolist(), rel=1e-4)
 
 
 def test_controls_are_not_praised_for_never_changing(digits: Tensor) -> None:

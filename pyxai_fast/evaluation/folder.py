@@ -123,6 +123,7 @@ def compare_folder(
     budget: int | None = None,
     batch_size: int = 16,
     memory_format: str = "auto",
+    output: str | None = None,
     progress: bool = False,
     notes: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -138,10 +139,13 @@ def compare_folder(
         explainers: by label, all of one model.
         items: the pictures; those that cannot be read are told of and skipped.
         metrics: as `chosen` gives them.
-        orders, target, seed, budget: see `about_of`.
+        orders, seed, budget: see `about_of`.
+        target: the class to explain, None the predicted one; of pictures that have none of their
+            own.
         masks: of the pictures.
         batch_size: pictures that are explained together, at most.
         memory_format: of model inputs; "auto" measures which is faster, once for the folder.
+        output: the score that was asked to be explained; see `Comparing`.
         progress: a progress bar, or lines.
         notes: on budgets, by label.
         settings: fit for JSON, in which a comparison must be the same to be gone on with.
@@ -205,6 +209,7 @@ def compare_folder(
             exact=model.module,
             target=target,
             preprocessing=preprocessing,
+            output=output,
             class_names=model.class_names,
             seed=seed,
             repeatable=not counts,

@@ -74,7 +74,8 @@ def evaluate(
             gradients, else queries. What cannot be scaled is told in the result. Functions are
             called as they are.
         signed: True ranks pixels by what speaks for the class, False by size, "both" judges both.
-        output: which score is explained; see `explain`. Metrics watch the probability.
+        output: which score is explained; see `explain`. Metrics watch the probability; but
+            infidelity this score, or the logit where none is given, for all methods.
         select_output: picks the output tensor from what the model returns.
         class_names, names: of the outputs and of the pictures, where they are known.
         batch_size: pictures that are explained together, at most.
@@ -134,6 +135,7 @@ def evaluate(
         target=targets,
         preprocessing=preprocessing,
         select_output=select_output,
+        output=output,
         class_names=classes,
         seed=seed,
         progress=bar,

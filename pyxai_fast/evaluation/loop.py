@@ -60,6 +60,8 @@ class Comparing:
         target: the class to explain; None explains what is predicted.
         preprocessing: turns pixels into model inputs.
         select_output: picks the output tensor from what the model returns.
+        output: the score that is explained, where one was asked for. Infidelity is of this score,
+            of all methods the same: squared errors of two scores cannot be compared.
         class_names: of the outputs, where they are known.
         seed: of the metrics.
         repeatable: a first picture, made up, is explained and judged before any of its size, so
@@ -79,6 +81,7 @@ class Comparing:
     target: Any = None
     preprocessing: Preprocessing | None = None
     select_output: Callable[[Any], Tensor] | None = None
+    output: str | None = None
     class_names: Sequence[str] | None = None
     seed: int = 0
     repeatable: bool = False
@@ -212,6 +215,7 @@ class Comparing:
                         pictures.masks,
                         made.gap,
                         self.seed,
+                        self.output or "logit",
                         asking,
                     )
                 )

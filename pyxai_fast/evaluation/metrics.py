@@ -46,6 +46,7 @@ class Question:
         gap: [B], of completeness, relative to the difference of the scores; None where the method
             promises none.
         seed: of all random numbers.
+        output: the score that slopes are of, in metrics that compare with them.
         asking: what metrics that ask the model take besides: preprocessing, select_output, cost,
             numbers.
     """
@@ -58,6 +59,7 @@ class Question:
     masks: Tensor | None = None
     gap: Tensor | None = None
     seed: int = 0
+    output: str = "logit"
     asking: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -165,6 +167,7 @@ def _infidelity(question: Question) -> Tensor:
         question.target,
         normalise=True,
         seed=question.seed,
+        output=question.output,
         **question.asking,
     )
 
@@ -217,7 +220,8 @@ METRICS: dict[str, Metric] = {
         base=0,
     ),
     "deletion": Metric(
-        "mean probability of the class as pixels, the highest ranked first, turn black",
+        "mean probability of the class as pixels, the highest ranked first, become 0 (black, where "
+        "pixels are in [0, 1])",
         False,
         _deletion,
         _area,
@@ -280,14 +284,15 @@ METRICS: dict[str, Metric] = {
         _diffid,
     ),
     "faithfulness_correlation": Metric(
-        "correlation of what a map gives random pixels with what the class loses when they turn "
-        "black",
+        "correlation of what a map gives random pixels with what the class loses when they become "
+        "0 (black, where pixels are in [0, 1])",
         True,
         _faithfulness,
     ),
     "infidelity": Metric(
         "squared error with which a map, scaled as suits it best, tells what a little noise does "
-        "to the score; a question about slopes, which maps of shares do not answer",
+        "to the score that is asked for (output), or else the logit; a question about slopes, "
+        "which maps of shares do not answer",
         False,
         _infidelity,
     ),
