@@ -52,7 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--masks",
         metavar="FOLDER",
         help="where something is known to matter: files with the stems of the pictures, white is "
-        "inside",
+        "inside; those in folders within it are of pictures in folders of the same names",
     )
     add(
         "--budget",
@@ -74,7 +74,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--target",
         type=class_index,
         metavar="N",
-        help="class to explain; the predicted class if left out",
+        help="class to explain; if left out each picture's own, of lists that have a target, or "
+        "else the predicted class",
     )
     add("--seed", type=int, default=0, metavar="N", help="of all random numbers")
     add(
@@ -397,6 +398,7 @@ def _check_masks(folder: str | None, masks: Any, pictures: Sequence[str]) -> Non
 
     if masks is None:
         return
+    masks.check(pictures)
     without = [picture for picture in pictures if not masks.has(picture)]
     if len(without) == len(pictures):
         raise UsageError(

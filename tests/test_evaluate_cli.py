@@ -158,6 +158,26 @@ def test_options_go_to_the_methods_that_take_them(digits: Path, out: Path) -> No
     assert settings["few"]["precision"] == "bf16"
 
 
+def test_classes_of_a_list_are_explained(
+    digits: Path, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="lists with classes are parquet files")
+    from pyarrow import parquet
+
+    listed, targets = tmp_path / "list.parquet", [3, 0, 7]
+    paths = [str(digits / f"0{number}.png") for number in range(3)]
+    parquet.write_table(pyarrow.table({"path": paths, "target": targets}), listed)
+    options = ["--methods", "saliency", "--metrics", "deletion"]
+    assert run(listed, out, *options, "--target", "3") == 2
+    told = capsys.readouterr().err
+    assert "target must not be given where the pictures have their own, got 3" in told
+    assert not out.exists()
+    assert run(listed, out, *options) == 0
+    assert [row["target"] for row in rows(out) if row["method"] == "saliency"] == [*"307"]
+    assert "Explained is each picture's own target; judged" in (out / "summary.md").read_text()
+    assert summary(out)["target"] == targets
+
+
 def test_a_model_that_only_answers_is_compared(tmp_path: Path, digits: Path, out: Path) -> None:
     source = tmp_path / "answers.py"
     source.write_text(
@@ -454,6 +474,61 @@ def test_masks_of_other_pictures_are_refused(
         save(masks_of(1).float(), other, suffix)
     assert run(digits, out, "--masks", str(other)) == 2
     assert "masks must have a stem each" in capsys.readouterr().err
+
+
+def in_folders(pixels: torch.Tensor, folder: Path, *names: str, suffix: str = ".png") -> Path:
+    """A picture in each of these folders, all of the same name."""
+    for picture, name in zip(pixels, names, strict=True):
+        save(picture[None], folder / name, suffix)
+    return folder
+
+
+def test_pictures_of_one_stem_have_masks_of_their_own(tmp_path: Path, out: Path) -> None:
+    """The second picture's mask is of its other half: only where the first's is not."""
+    source = in_folders(pictures_of(3), tmp_path / "in", "cat", "dog", "elsewhere")
+    inside = masks_of(1).float()
+    masks = in_folders(torch.cat([inside, inside.flip(3)]), tmp_path / "masks", "cat", "dog")
+    save(torch.ones_like(inside), masks)
+    preprocessing = tmp_path / "grey.json"
+    preprocessing.write_text(json.dumps({"channels": 1, "size": [32, 32]}))
+    options = [
+        "--methods", "input_x_gradient", "--metrics", "energy_inside", "--preprocessing",
+        str(preprocessing), "--masks", str(masks),
+    ]  # fmt: skip
+    assert run(source, out, *options, model=f"python:{CASES}:load") == 0
+    found = {
+        Path(row["file"]).parent.name: float(row["value"])
+        for row in rows(out)
+        if row["method"] == "input_x_gradient"
+    }
+    assert found == {"cat": 1, "dog": 0, "elsewhere": 1}
+
+
+@pytest.mark.parametrize(
+    ("folders", "suffixes", "mask"),
+    [
+        (("cat", "dog"), (".png", ".png"), "."),
+        (("cat", "zoo/cat"), (".png", ".png"), "cat"),
+        ((".", "."), (".png", ".bmp"), "."),
+    ],
+)
+def test_pictures_that_would_share_a_mask_are_refused(
+    tmp_path: Path,
+    out: Path,
+    capsys: pytest.CaptureFixture[str],
+    folders: tuple[str, str],
+    suffixes: tuple[str, str],
+    mask: str,
+) -> None:
+    for folder, suffix in zip(folders, suffixes, strict=True):
+        save(load_digits("test")[0][:1], tmp_path / "in" / folder, suffix)
+    save(masks_of(1).float(), tmp_path / "masks" / mask)
+    assert run(tmp_path / "in", out, "--masks", str(tmp_path / "masks")) == 2
+    told = capsys.readouterr().err
+    assert "masks must be of one picture each" in told
+    for folder, suffix in zip(folders, suffixes, strict=True):
+        assert str(Path("in", folder, f"00{suffix}")) in told
+    assert not out.exists()
 
 
 def test_pictures_without_masks_are_told(

@@ -746,6 +746,21 @@ def test_the_table_says_what_is_good_and_what_is_noise(truth: Comparison) -> Non
     assert "better, -0." in text.split("## deletion")[1].split("## ")[0]
 
 
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (None, "the class that the model predicts"),
+        (1, "class 1"),
+        (torch.tensor(1), "class 1"),
+        ([1, 0, 1], "each picture's own target"),
+        (torch.tensor([1, 0, 1]), "each picture's own target"),
+    ],
+)
+def test_the_table_says_what_is_explained(target: Any, said: str) -> None:
+    found = evaluate(SeesCheckers(), pictures(3), "saliency", "sparseness", target=target)
+    assert f"Explained is {said}; judged" in repr(found)
+
+
 def test_figures_are_drawn_of_what_there_is(of_digits: Comparison, truth: Comparison) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     assert set(of_digits.figures) == {"dots", "curves", "maps"}

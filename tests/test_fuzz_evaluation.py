@@ -158,7 +158,9 @@ def test_damaged_masks_are_masks_or_one_line(
             assert mask.dtype == torch.bool and mask.shape == (1, 6, 8)
 
 
-ENTRIES = ("x.png", "x.jpg", "y.PNG", ".hidden.png", "notes.txt", "z.png", "no suffix")
+ENTRIES = (
+    "x.png", "x.jpg", "y.PNG", ".hidden.png", "notes.txt", "z.png", "no suffix", "in/x.png",
+)  # fmt: skip
 
 
 @given(
@@ -172,12 +174,14 @@ def test_any_folder_is_masks_or_one_line(
     folder = tmp_path_factory.mktemp("masks")
     for name in names:
         path: Path = folder / name
+        path.parent.mkdir(exist_ok=True)
         if name in folders:
             path.mkdir()
         else:
             path.write_bytes(WHITE)
     try:
         masks = MaskFolder(folder)
+        masks.check(names)
         masks.fingerprint(names)
         found = [masks.read(name, GREY, (6, 8)) for name in names]
     except ArgumentError as error:

@@ -153,10 +153,21 @@ def compare_folder(
 
     Returns:
         The comparison, None where no picture could be read; and how many could not.
+
+    Raises:
+        ArgumentError: a target for pictures that have their own, masks that do not fit, or what is
+            in the folder is of another comparison.
     """
     first = next(iter(explainers.values()))
     model, preprocessing, device = first.model, first.model.preprocessing, first.device
     counts = isinstance(model.module, BlackBox)
+    own_targets = any(item.target is not None for item in items)
+    if own_targets and target is not None:
+        raise ArgumentError(
+            f"evaluate: target must not be given where the pictures have their own, got {target}"
+        )
+    if masks is not None:
+        masks.check(item.key for item in items)
     # Pixels that are read are in [0, 1].
     check_pictures(metrics, torch.zeros(1, preprocessing.channels, 2, 2))
     folder.out.mkdir(parents=True, exist_ok=True)
@@ -226,7 +237,7 @@ def compare_folder(
                     failures[items[number].key] = reason
                     print(f"pyxai-fast: {items[number].key}: {reason}", file=sys.stderr)
                 for group in read.groups:
-                    at_work.compare(_pictures(group, items, masks, first, target))
+                    at_work.compare(_pictures(group, items, masks, first))
                 bar.update(len(read.bad) * len(compared))
         finally:
             bar.close()
@@ -240,7 +251,7 @@ def compare_folder(
                     compared,
                     orders,
                     len(items) - len(failures),
-                    target,
+                    [item.target for item in items] if own_targets else target,
                     seed,
                     budget,
                     device,
@@ -299,7 +310,6 @@ def _pictures(
     items: Sequence[Item],
     masks: MaskFolder | None,
     explainer: PictureExplainer,
-    target: int | None,
 ) -> Pictures:
     names = [items[number].key for number in group.numbers]
     height, width = group.pixels.shape[2:]
@@ -312,6 +322,6 @@ def _pictures(
         group.numbers,
         names,
         group.pixels.to(device),
-        group.targets if target is None else None,
+        group.targets,
         inside,
     )

@@ -174,7 +174,11 @@ def about_of(
     budget: int | None,
     device: torch.device,
 ) -> dict[str, Any]:
-    """What a comparison was of, fit for JSON."""
+    """What a comparison was of, fit for JSON.
+
+    Args:
+        target: the class that is explained, or one for each picture; None is the predicted one.
+    """
     if isinstance(target, Tensor):
         target = target.tolist()
     return {

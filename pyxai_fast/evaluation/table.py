@@ -177,7 +177,9 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def settings_line(about: Mapping[str, Any]) -> Iterator[str]:
     """What was compared, in sentences."""
     target = about.get("target")
-    explained = "the class that the model predicts" if target is None else f"class {target}"
+    explained = f"class {target}" if isinstance(target, int) else "each picture's own target"
+    if target is None:
+        explained = "the class that the model predicts"
     order = {
         ("signed",): "attributions with their signs",
         ("absolute",): "the sizes of attributions",
