@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from pyxai_fast.runtime.heap import MallocCounts
+
 Call = Callable[[int], object]
 
 # Calls in each window, whatever the machine and its load; fewer of those of 5 ms and more.
@@ -43,23 +45,11 @@ SIDE, CLASSES = 12, 4
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
-class _Counts(ctypes.Structure):
-    """struct mallinfo2."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
-            "fordblks", "keepcost",
-        )
-    ]  # fmt: skip
-
-
 # glibc has it since 2.33.
 _counts = getattr(ctypes.CDLL(None), "mallinfo2", None)
 MALLOC_COUNTS = _counts is not None
 if _counts is not None:
-    _counts.restype = _Counts
+    _counts.restype = MallocCounts
 
 
 class Held(NamedTuple):
@@ -78,7 +68,7 @@ def held() -> Held:
         _trim(0)  # what is free, and kept for the next time, is no leak
     with open("/proc/self/statm") as file:
         resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    counts = _counts() if _counts is not None else _Counts()
+    counts = _counts() if _counts is not None else MallocCounts()
     objects = gc.get_objects()
     tensors = sum(isinstance(one, torch.Tensor) for one in objects)
     return Held(resident, counts.uordblks + counts.hblkhd, tensors, len(objects) - tensors)

@@ -36,8 +36,8 @@ KEPT = 2**31 - 1
 CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 
 
-class _Counts(ctypes.Structure):
-    """struct mallinfo2."""
+class MallocCounts(ctypes.Structure):
+    """struct mallinfo2 of glibc: how many bytes malloc holds, and for what."""
 
     _fields_ = [
         (name, ctypes.c_size_t)
@@ -143,7 +143,7 @@ def _glibc() -> ctypes.CDLL | None:
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallinfo2") or not hasattr(library, "malloc_trim"):
         return None
-    library.mallinfo2.restype = _Counts
+    library.mallinfo2.restype = MallocCounts
     library.malloc_trim.argtypes = [ctypes.c_size_t]
     library.mallopt.argtypes = [ctypes.c_int, ctypes.c_int]
     return library
