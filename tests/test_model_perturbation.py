@@ -67,6 +67,19 @@ def test_without_noise_nothing_changes() -> None:
     assert bool((found.spearman[1] < 1).all() and (found.logit_change[1] > 0).all())
 
 
+@pytest.mark.parametrize("norm", [nn.utils.spectral_norm, nn.utils.weight_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+def test_models_whose_hooks_compute_weights_are_copied(norm: Any) -> None:
+    net = mlp(FEATURES)
+    norm(net[0])
+    expected = net(rows())  # with a graph, that the layer's weights have too
+    assert net[0].weight.grad_fn is not None
+    found = model_perturbation(net, gradient, rows(), (0.0, 0.3), similarities=RANKS)
+    assert found.spearman[0].tolist() == [1.0] * 3 and found.logit_change[0].tolist() == [0.0] * 3
+    assert bool((found.logit_change[1] > 0).all())
+    assert torch.equal(net(rows()), expected)
+
+
 def test_a_model_that_answers_nan_has_not_kept_its_class() -> None:
     class Breaks(Linear):
         """Predicts the first class, while its weights are its own."""

@@ -23,8 +23,16 @@ Explain = Callable[[nn.Module, Tensor, Tensor], Any]
 def copy_of(op: str, model: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"{op}: model must be a torch module, got {type(model).__name__}")
+    # What a hook computed from weights, as spectral_norm and weight_norm do, has a graph, of which
+    # torch makes no copy. The copy's hooks compute their own.
+    computed: dict[int, Any] = {
+        id(held): held.detach().clone()
+        for module in model.modules()
+        for held in vars(module).values()
+        if isinstance(held, Tensor) and not held.is_leaf
+    }
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, computed)
     except RuntimeError as error:
         raise ArgumentError(
             f"{op}: model must be one that copy.deepcopy copies, got {error}"
