@@ -30,8 +30,8 @@ from pyxai_fast.known_evidence import (
     maps_of,
     names_of,
     probabilities,
-    random_maps,
     train_net,
+    uniform_maps,
 )
 from pyxai_fast.known_evidence import __main__ as command
 from pyxai_fast.known_evidence.draws import Draws
@@ -644,7 +644,7 @@ def test_maps_find_the_planted_shortcut_and_not_the_object(
 def test_controls_know_nothing() -> None:
     examples = held_out("pictures", 60)
     share = float(examples.masks.double().mean())
-    random = judged(random_maps(examples.masks.shape), examples.masks)
+    random = judged(uniform_maps(examples.masks.shape), examples.masks)
     assert float(random["energy"].mean()) == pytest.approx(share, rel=0.05)
     assert float(random["pointing"].mean()) < 3 * share
     centre = centre_maps(examples.masks.shape)

@@ -49,7 +49,7 @@ from pyxai_fast.known_evidence import (  # noqa: E402
     names_of,
     one_channel,
     probabilities,
-    random_maps,
+    uniform_maps,
 )
 from pyxai_fast.known_evidence.gallery import Shown, evidence_gallery  # noqa: E402
 from pyxai_fast.known_evidence.localised import METRICS, controls_of  # noqa: E402
@@ -173,7 +173,7 @@ def made(
     count = len(examples)
     began = time.process_time()
     if name == "random":
-        return random_maps(examples.masks.shape, budget.seed), 0, 0
+        return uniform_maps(examples.masks.shape, budget.seed), 0, 0
     if name == "centre":
         return centre_maps(examples.masks.shape), 0, 0
     with warnings.catch_warnings():

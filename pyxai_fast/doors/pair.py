@@ -160,7 +160,7 @@ class CalledModel:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         if torch.is_grad_enabled() and inputs.requires_grad:
-            scores: Tensor = _Asked.apply(inputs, self)
+            scores: Tensor = _ScoresWithSlopes.apply(inputs, self)
             return scores
         return self.ask(inputs, slopes=False)[0]
 
@@ -253,7 +253,7 @@ def from_call_model_function(
     return CalledModel(function, call_model_args, channels, has_values)
 
 
-class _Asked(torch.autograd.Function):
+class _ScoresWithSlopes(torch.autograd.Function):
     """Scores whose slopes came with them."""
 
     @staticmethod

@@ -5,7 +5,7 @@ it. Whether a map finds what decides can then be tested, without data of others.
 """
 
 from ..metrics.centre import centre_maps
-from .controls import random_maps
+from .controls import uniform_maps
 from .examples import Examples
 from .localised import judged, localisation
 from .maps import MAPS, Budget, maps_of, names_of, one_channel
@@ -37,6 +37,6 @@ __all__ = [
     "names_of",
     "one_channel",
     "probabilities",
-    "random_maps",
     "train_net",
+    "uniform_maps",
 ]

@@ -8,6 +8,6 @@ import torch
 from torch import Tensor
 
 
-def random_maps(shape: Sequence[int], seed: int = 0) -> Tensor:
+def uniform_maps(shape: Sequence[int], seed: int = 0) -> Tensor:
     """A random value in [0, 1] at each place: float32 of the shape."""
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))

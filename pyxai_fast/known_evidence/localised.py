@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..metrics.centre import centre_maps
 from ..metrics.localisation import best_iou, energy_inside, iou_area, pointing_game
-from .controls import random_maps
+from .controls import uniform_maps
 from .examples import Examples
 from .maps import MAPS, Budget, maps_of, names_of, one_channel
 
@@ -29,7 +29,7 @@ def judged(values: Tensor, masks: Tensor) -> dict[str, Tensor]:
 def values_of(net: nn.Module, examples: Examples, name: str, budget: Budget) -> Tensor:
     """A map or a control by name, shaped as the masks: as signed as the map is in MAPS."""
     if name == "random":
-        return random_maps(examples.masks.shape, budget.seed)
+        return uniform_maps(examples.masks.shape, budget.seed)
     if name == "centre":
         return centre_maps(examples.masks.shape)
     found = maps_of(net, examples, name, budget).attributions

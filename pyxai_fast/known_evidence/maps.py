@@ -53,7 +53,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Asked:
+class MethodMap:
     """A map of a method of `explain`.
 
     Attributes:
@@ -183,21 +183,21 @@ def _hiding(budget: Budget) -> Options:
     }
 
 
-MAPS: dict[str, Asked] = {
-    "saliency": Asked("saliency", lambda budget: {"abs": False}, signed=False),
-    "input_x_gradient": Asked("input_x_gradient", _no_options),
-    "smooth_grad": Asked("smooth_grad", _smooth, signed=False),
-    "integrated_gradients": Asked("integrated_gradients", _along_a_path),
-    "expected_gradients": Asked("expected_gradients", _references),
-    "guided_ig": Asked("guided_ig", _along_a_path),
-    "blur_ig": Asked("blur_ig", _blurred),
-    "stick_breaking_ig": Asked("stick_breaking_ig", _several_paths),
-    "geometrically_guided_ig": Asked("geometrically_guided_ig", _climbing, signed=False),
-    "likelihood_ratio": Asked("saliency", _from_answers, signed=False),
-    "freemcg": Asked("freemcg", _on_the_manifold, signed=False),
-    "lime": Asked("lime", _hiding),
-    "kernel_shap": Asked("kernel_shap", _hiding),
-    "rise": Asked("rise", _hiding),
-    "dax": Asked("dax", _hiding),
-    "student_gradient": Asked("student_gradient", _hiding),
+MAPS: dict[str, MethodMap] = {
+    "saliency": MethodMap("saliency", lambda budget: {"abs": False}, signed=False),
+    "input_x_gradient": MethodMap("input_x_gradient", _no_options),
+    "smooth_grad": MethodMap("smooth_grad", _smooth, signed=False),
+    "integrated_gradients": MethodMap("integrated_gradients", _along_a_path),
+    "expected_gradients": MethodMap("expected_gradients", _references),
+    "guided_ig": MethodMap("guided_ig", _along_a_path),
+    "blur_ig": MethodMap("blur_ig", _blurred),
+    "stick_breaking_ig": MethodMap("stick_breaking_ig", _several_paths),
+    "geometrically_guided_ig": MethodMap("geometrically_guided_ig", _climbing, signed=False),
+    "likelihood_ratio": MethodMap("saliency", _from_answers, signed=False),
+    "freemcg": MethodMap("freemcg", _on_the_manifold, signed=False),
+    "lime": MethodMap("lime", _hiding),
+    "kernel_shap": MethodMap("kernel_shap", _hiding),
+    "rise": MethodMap("rise", _hiding),
+    "dax": MethodMap("dax", _hiding),
+    "student_gradient": MethodMap("student_gradient", _hiding),
 }
