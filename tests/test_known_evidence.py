@@ -450,10 +450,33 @@ def test_networks_are_kept_and_known_by_what_made_them(
     monkeypatch.setattr(training, "_in_memory", {})
     load_net("tables", cache=tmp_path)
     assert trained == ["tables"] * 2
+    monkeypatch.setattr(training, "_in_memory", {})
+    load_net("tables", cache=tmp_path)
+    assert trained == ["tables"] * 2
     # The user's own folder, by default.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     load_net("tables")
     assert len(list((tmp_path / "cache" / "pyxai_fast" / "known_evidence").iterdir())) == 1
+
+
+def test_what_callers_do_to_a_network_changes_neither_the_next_one_nor_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyxai_fast.known_evidence import training
+
+    monkeypatch.setattr(training, "train_net", lambda known, progress: known.net().eval())
+    monkeypatch.setattr(training, "_in_memory", {})
+    first = load_net("tables", cache=False)
+    untouched = {name: value.clone() for name, value in first.state_dict().items()}
+    for parameter in first.train().double().parameters():
+        parameter.detach().add_(1)
+    second = load_net("tables", cache=tmp_path)
+    (file,) = tmp_path.iterdir()
+    for found in (second.state_dict(), torch.load(file, weights_only=True)):
+        assert found.keys() == untouched.keys()
+        for name, value in found.items():
+            assert value.dtype == torch.float32 and torch.equal(value, untouched[name]), name
+    assert not second.training
 
 
 def test_another_recipe_or_set_is_another_network() -> None:

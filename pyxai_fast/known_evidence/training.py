@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import os
@@ -31,7 +32,8 @@ _in_memory: dict[str, nn.Module] = {}
 def load_net(
     name: str, *, cache: bool | str | os.PathLike[str] = True, progress: bool = False
 ) -> nn.Module:
-    """The network of a set, in eval mode, on the CPU, float32.
+    """The network of a set, in eval mode, on the CPU, float32; the caller's own, to do with what
+    they like.
 
     It is trained the first time, in some seconds, and kept: in the process, and in a folder. What
     is kept belongs to a recipe, a network, the examples that are made, the code that trains and a
@@ -50,16 +52,21 @@ def load_net(
     key = fingerprint(known)
     folder = None if cache is False else cache_folder() if cache is True else Path(cache)
     path = None if folder is None else folder.expanduser() / f"{name}-{key}.pt"
-    if key not in _in_memory:
-        net = None if path is None else _read(known, path)
-        _in_memory[key] = train_net(known, progress=progress) if net is None else net
-    if path is not None and not path.exists():
+    net = _in_memory.get(key)
+    there = path is not None and path.exists()
+    if net is None and path is not None and there:
+        net = _read(known, path)
+        there = net is not None
+    if net is None:
+        net = train_net(known, progress=progress)
+    _in_memory[key] = net
+    if path is not None and not there:
         try:
-            _write(_in_memory[key], path)
+            _write(net, path)
         except OSError:
             if cache is not True:
                 raise
-    return _in_memory[key]
+    return copy.deepcopy(net)
 
 
 def cache_folder() -> Path:
@@ -153,7 +160,7 @@ class _EvidenceRun(TrainingRun):
 
 
 def _read(known: KnownSet, path: Path) -> nn.Module | None:
-    """None where there is no file that fits: it is trained again then."""
+    """None where the file does not fit: it is trained again then."""
     with torch.random.fork_rng([]):
         net = _finished(known.net())
     try:
