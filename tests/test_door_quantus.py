@@ -53,6 +53,21 @@ def test_numbers_of_any_type_become_those_of_the_model() -> None:
     np.testing.assert_array_equal(one, quantus_explain(mlp(), x, [2] * 4, method="saliency"))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_attributions_of_half_precision_models_are_float32(dtype: torch.dtype) -> None:
+    x, y = pictures()
+    model = conv_net().to(dtype)
+    maps = explain(
+        model, torch.from_numpy(x).to(dtype), target=torch.from_numpy(y), method="saliency"
+    ).attributions
+    found = quantus_explain(model, x, y, method="saliency")
+    assert found.dtype == np.float32 and maps.dtype == dtype
+    np.testing.assert_array_equal(found, maps.float().numpy())
+    # Channels are added up in float32 too.
+    summed = quantus_explain(model, x, y, method="saliency", channels="abs_sum")
+    np.testing.assert_array_equal(summed, maps.float().abs().sum(1, keepdim=True).numpy())
+
+
 def test_targets_that_are_not_given_are_predicted() -> None:
     x, _ = table()
     predicted = mlp()(torch.from_numpy(x)).argmax(1)

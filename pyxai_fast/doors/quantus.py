@@ -80,6 +80,8 @@ def quantus_explain(
     }
     maps = explain(model, rows, method=method, target=targets, **options).attributions
     assert isinstance(maps, Tensor)  # of a tensor
+    if maps.dtype != torch.float64:
+        maps = maps.float()
     if channels is not None:
         if maps.dim() < 3:
             raise ArgumentError(
