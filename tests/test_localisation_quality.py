@@ -341,6 +341,32 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     assert runs.Results(path, settings, ("iou",)).rows.found["a", 0, "lime"]["iou"] == 0.5
 
 
+def test_half_a_row_that_a_killed_run_left_is_made_again(tmp_path: Path) -> None:
+    path, keys = tmp_path / "rows.csv", [("a, b", 0, "lime"), ("c", 1, "dax")]
+    whole = rows.Rows(path, ("iou", "energy"))
+    for key in keys:
+        whole.add(key, {"iou": 0.512, "energy": 0.25})
+    text = path.read_text()
+    ends = [i + 1 for i, letter in enumerate(text) if letter == "\n"]
+    for cut in range(len(text)):
+        path.write_text(text[:cut])
+        left = rows.Rows(path, ("iou", "energy"))
+        # As many rows as have their ends, the first of which is the head's.
+        assert list(left.found) == keys[: sum(end <= cut for end in ends[1:])], cut
+        for key in keys[len(left.found) :]:
+            left.add(key, {"iou": 0.512, "energy": 0.25})
+        assert path.read_text() == text, cut
+
+
+def test_a_file_of_other_figures_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    rows.Rows(path, ("iou",)).add(("a", 0, "lime"), {"iou": 0.5})
+    before = path.read_text()
+    with pytest.raises(SystemExit, match="must have the columns case, seed, map, energy"):
+        rows.Rows(path, ("energy",))
+    assert path.read_text() == before
+
+
 def test_figures_are_means_over_seeds_and_cases(tmp_path: Path) -> None:
     kept = rows.Rows(tmp_path / "rows.csv", ("iou", *runs.COST))
     figures = {

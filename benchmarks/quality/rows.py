@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
+
+from pyxai_fast.evaluation.rows_file import RowsFile
 
 Key = tuple[str, int, str]
 KEYS = ("case", "seed", "map")
@@ -14,24 +15,30 @@ class Rows:
     """One row for each case, seed and map.
 
     Args:
-        path: of the CSV file; what it holds is read.
+        path: of the CSV file; what it holds is read, but for half a row that a run left when it was
+            killed.
         columns: of figures.
+
+    Raises:
+        SystemExit: the file has other columns.
     """
 
     def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
-        self.path, self.columns = path, columns
-        self.found: dict[Key, dict[str, float]] = {}
-        if path.exists():
-            with path.open(newline="") as file:
-                for row in csv.DictReader(file):
-                    key = (row["case"], int(row["seed"]), row["map"])
-                    self.found[key] = {name: float(row[name]) for name in columns}
+        self.columns = columns
+        self._file = RowsFile(path, (*KEYS, *columns))
+        self._file.skip(len(self._file.rows))
+        if not self._file.rows and path.exists() and path.read_text().count("\n") > 1:
+            raise SystemExit(
+                f"{path}: must have the columns {', '.join(self._file.columns)} "
+                "(remove it to begin anew)"
+            )
+        self.found: dict[Key, dict[str, float]] = {
+            (case, int(seed), name): dict(zip(columns, map(float, figures), strict=True))
+            for case, seed, name, *figures in self._file.rows
+        }
 
     def add(self, key: Key, figures: Mapping[str, float]) -> None:
-        new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if new:
-                writer.writerow((*KEYS, *self.columns))
-            writer.writerow((*key, *(f"{figures[name]:.6g}" for name in self.columns)))
+        case, seed, name = key
+        said = (f"{figures[column]:.6g}" for column in self.columns)
+        self._file.add([(case, str(seed), name, *said)])
         self.found[key] = dict(figures)
