@@ -139,6 +139,86 @@ def test_the_usual_bases_are_a_blurred_picture_and_black() -> None:
         assert_same_bits(named.scores, metric(net, x, maps, 0, n_steps=3, baselines=base).scores)
 
 
+# --- RISE, where the metrics come from -----------------------------------------------------------
+
+
+class Shares(nn.Module):
+    """The class has a probability of 0.1, and 0.4, 0.3 and 0.1 more for three of four pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        share = 0.1 + x.flatten(1) @ torch.tensor([0.3, 0.0, 0.1, 0.4], dtype=x.dtype)
+        return torch.stack((share, 1 - share), 1).log()
+
+
+@pytest.mark.parametrize(
+    ("metric", "scores", "area"),
+    [
+        (deletion, [0.9, 0.5, 0.2, 0.1, 0.1], 0.325),
+        (insertion, [0.1, 0.5, 0.8, 0.9, 0.9], 0.675),
+    ],
+)
+def test_pixel_by_pixel_curves_are_those_that_can_be_read_off(
+    metric: Metric, scores: list[float], area: float
+) -> None:
+    x, ranking = torch.ones(1, 1, 2, 2).double(), torch.tensor([[[[3.0, 1.0], [2.0, 4.0]]]])
+    found = metric(Shares(), x, ranking, 0, baselines=0.0, n_steps=4)
+    assert found.scores[:, 0].tolist() == pytest.approx(scores, abs=1e-12)
+    assert found.area.tolist() == pytest.approx([area], abs=1e-12)
+    assert direct(Shares(), x, ranking[:, 0], 0, metric, torch.zeros_like(x), 1) == (
+        pytest.approx(scores, abs=1e-12), pytest.approx(area, abs=1e-12),
+    )  # fmt: skip
+
+
+def direct(
+    model: Any, picture: Tensor, saliency: Tensor, target: int, metric: Metric, base: Tensor,
+    step: int,
+) -> tuple[list[float], float]:  # fmt: skip
+    """Petsiuk et al. (2018), section 4.2, of one picture [1, C, H, W]: the probabilities as `step`
+    pixels more go, or come, the most salient first; and the area, every step being as wide."""
+    shown, becomes = (picture, base) if metric is deletion else (base, picture)
+    shown = shown.clone()
+    width = picture.shape[3]
+    order = sorted(range(saliency.numel()), key=lambda place: -float(saliency.flatten()[place]))
+    scores = [float(model(shown).detach().double().softmax(1)[0, target])]
+    for first in range(0, len(order), step):
+        for place in order[first : first + step]:
+            row, column = divmod(place, width)
+            shown[:, :, row, column] = becomes[:, :, row, column]
+        scores.append(float(model(shown).detach().double().softmax(1)[0, target]))
+    trapezoids = [(left + right) / 2 for left, right in itertools.pairwise(scores)]
+    return scores, sum(trapezoids) / len(trapezoids)
+
+
+def in_a_small_window(pixels: Tensor) -> Tensor:
+    """Weighted by a Gaussian of 5, cut off at 5 pixels to each side, and 0 beyond the border."""
+    places = torch.arange(-5, 6, dtype=pixels.dtype)
+    line = (-(places**2) / 50).exp()
+    window = line[:, None] * line / line.sum() ** 2
+    channels = pixels.shape[1]
+    kernel = window.expand(channels, 1, 11, 11)
+    return nn.functional.conv2d(pixels, kernel, padding=5, groups=channels)
+
+
+@BOTH
+def test_with_the_substrates_of_rise_curves_are_those_of_rise(metric: Metric) -> None:
+    """A row of pixels at a time: of normalised tensors, and of pixels with the same inside."""
+    net, pixels = conv_net().double(), torch.rand(3, 3, 16, 14).double()
+    preprocessing = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    x, maps = preprocessing.normalise(pixels), torch.randn(3, 1, 16, 14).double()
+    base = torch.zeros_like(x) if metric is deletion else in_a_small_window(x)
+    found = metric(net, x, maps, 2, baselines=base, n_steps=16)
+    for i in range(3):
+        scores, area = direct(net, x[i : i + 1], maps[i], 2, metric, base[i : i + 1], 14)
+        assert found.scores[:, i].tolist() == pytest.approx(scores, abs=1e-9)
+        assert float(found.area[i]) == pytest.approx(area, abs=1e-9)
+    if metric is deletion:  # zeros are the mean picture
+        mean = torch.tensor([0.4, 0.5, 0.6]).double()[None, :, None, None]
+        same = metric(net, pixels, maps, 2, baselines=mean, n_steps=16, preprocessing=preprocessing)
+        torch.testing.assert_close(same.scores, found.scores, rtol=1e-6, atol=1e-7)
+    else:  # the blurred picture of the default is another one
+        assert not torch.allclose(insertion(net, x, maps, 2, n_steps=16).area, found.area)
+
+
 @BOTH
 def test_preprocessing_inside_is_preprocessing_outside(metric: Metric) -> None:
     net, x = conv_net(), pictures()

@@ -1,7 +1,10 @@
 """Insertion and deletion: what becomes of a class as the first of a ranking come, or go.
 
 Source: Petsiuk, Das and Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box
-Models" (2018), section 4.2.
+Models" (2018), section 4.2. The scripts of its authors insert into a picture that a kernel of 11 x
+11 pixels with a sigma of 5 blurs, on a border of zeros, and delete to zeros of normalised tensors,
+the mean picture; here, unless `baselines` is given, the kernel is a whole Gaussian and repeats the
+border, and what is deleted becomes black.
 """
 
 from __future__ import annotations
