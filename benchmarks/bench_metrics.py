@@ -1,4 +1,4 @@
-"""Metrics of maps, ours and as captum and Quantus have them, in the same settings.
+"""Metrics of maps, ours and as captum, Quantus and PAIR's saliency have them, in the same settings.
 
     make test-quantus    # makes the environment, .venv-quantus, and tests that the values agree
     .venv-quantus/bin/python benchmarks/bench_metrics.py [--quick] [--device cuda] [--threads N]
@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,13 @@ from machine import RESULTS, ROOT, cpu_name, machine, short_name
 from torch import Tensor, nn
 
 from pyxai_fast import Saliency, metrics
+from pyxai_fast.metrics.information_curves import THRESHOLDS
 
 THREADS = 1
 EFFORT = Effort(seconds=10, fewest=5, most=15)
 QUICK_CASE = Case("digits conv net", digits, (2, 1, 28, 28))
 CASE_NAMES = ("strided conv net", "digits conv net")
-PEERS = ("captum", "quantus")
+PEERS = ("captum", "quantus", "saliency")
 OURS = "ours"
 
 # Makes a number, or one for each input.
@@ -58,6 +60,9 @@ class Settings:
     steps: int = 14
     # Shares of the pixels that ROAD removes, in percent.
     removed: tuple[int, ...] = (10, 50, 90)
+    # Where information is measured: pictures, and of their pixels those that are known at first.
+    curves: int = 2
+    known: float = 0.01
 
 
 QUICK_SETTINGS = Settings(runs=4, subset=30, samples=2, steps=4, removed=(50,))
@@ -234,6 +239,7 @@ def matches(task: Task, peers: dict[str, Any]) -> Iterator[Match]:
     yield of_forgetting(task, peers)
     yield of_deletion(task, peers)
     yield of_imputed(task, peers)
+    yield of_information(task, peers)
     yield from of_maps(task, peers)
 
 
@@ -352,6 +358,57 @@ def of_imputed(task: Task, peers: dict[str, Any]) -> Match:
         calls["Quantus"] = lambda: list(metric(**task.judged()).values())
     note = "ours removes the first and the last of the ranking, Quantus the first; and it counts"
     return Match("road", calls, f"{note} classes that stay, where ours gives probabilities")
+
+
+class Detail(nn.Module):
+    """Sure of the first of two classes where neighbouring pixels differ as those of noise do: what
+    a picture has, and hardly anything of it when it is blurred."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        rough = (pixels[..., 1:] - pixels[..., :-1]).abs().mean((1, 2, 3))
+        return torch.stack((60 * (rough - 1 / 6), torch.zeros_like(rough)), 1)
+
+
+def of_information(task: Task, peers: dict[str, Any]) -> Match:
+    """The areas of some pictures: those of SIC, then those of AIC."""
+    some = slice(task.settings.curves)
+    net, inputs, maps = Detail(), task.inputs[some], task.maps[some].double()
+    generator = torch.Generator().manual_seed(2)
+    start = torch.rand(inputs[:, 0].shape, generator=generator) < task.settings.known
+
+    def ours() -> Tensor:
+        found = metrics.performance_information(net, inputs, maps, 0, start=start)
+        return torch.cat((found.sic.area, found.aic.area))
+
+    calls: dict[str, Call] = {OURS: ours}
+    if "saliency" in peers:
+        if not hasattr(np, "trapz"):  # which it asks for, and NumPy has renamed
+            setattr(np, "trapz", np.trapezoid)  # noqa: B010
+        pic = importlib.import_module("saliency.metrics.pic")
+        grey = inputs.shape[1] == 1
+        pixels = (inputs * 255).round().byte().cpu()
+        pictures = (pixels[:, 0] if grey else pixels.movedim(1, 3)).numpy()
+        rankings, known = maps[:, 0].cpu().numpy(), start.numpy()
+
+        @torch.no_grad()
+        def score(images: Any, accuracy: bool) -> Any:
+            rows = torch.from_numpy(images).to(inputs.device)
+            logits = net((rows[:, None] if grey else rows.movedim(3, 1)) / 255)
+            said = logits.argmax(1) == 0 if accuracy else logits.double().softmax(1)[:, 0]
+            return said.double().tolist()
+
+        def theirs() -> list[float]:
+            return [
+                pic.compute_pic_metric(
+                    picture, ranking, first, partial(score, accuracy=accuracy), THRESHOLDS
+                ).auc
+                for accuracy in (False, True)
+                for picture, ranking, first in zip(pictures, rankings, known, strict=True)
+            ]
+
+        calls["PAIR"] = theirs
+    note = f"SIC and AIC of the first {len(inputs)}; PAIR's blurs anew for each, channel by channel"
+    return Match("performance_information", calls, note, same=True)
 
 
 def of_maps(task: Task, peers: dict[str, Any]) -> Iterator[Match]:

@@ -64,7 +64,7 @@ idle machine, and on a machine with a GPU:
   `bench_stick_breaking.py` for random paths, `bench_path_methods.py` for Blur IG, expected
   gradients and DiffIG, and `bench_dax.py` for DAX, without the black box.
   `load_server.py` asks a running server, and `bench_metrics.py` times metrics of maps against
-  captum's and Quantus's.
+  captum's, Quantus's and PAIR's.
 - Nothing is timed that is not checked first: on a CPU, native kernels equal the reference bit for
   bit; rivals agree with it closely, or, where they draw numbers of their own, in distribution.
 - Contenders of a setting take turns, and figures are medians. `3.10x` is a speed-up: above 1 ours

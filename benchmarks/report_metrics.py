@@ -7,7 +7,7 @@ from typing import Any
 
 from tables import size, table, times
 
-OURS, PEERS = "ours", ("captum", "Quantus")
+OURS, PEERS = "ours", ("captum", "Quantus", "PAIR")
 
 
 def metrics_section(result: dict[str, Any]) -> Iterator[str]:
@@ -15,6 +15,9 @@ def metrics_section(result: dict[str, Any]) -> Iterator[str]:
     peers = f"captum {info['captum']}" + (
         f", Quantus {info['quantus']}" if info.get("quantus") else ""
     )
+    rows = result["rows"]
+    if any("PAIR" in row["seconds"] for row in rows):
+        peers += f", PAIR's saliency {info['saliency']}"
     yield f"## Metrics, {info['cpu']}\n"
     yield (
         "`.venv-quantus/bin/python benchmarks/bench_metrics.py`, in the environment that `make "
@@ -24,7 +27,6 @@ def metrics_section(result: dict[str, Any]) -> Iterator[str]:
         f"{peers}, commit {info['commit']}, {info['date']}; medians of turns. Where a "
         "peer does less or something else, the note says so.\n"
     )
-    rows = result["rows"]
     yield table(
         ("metric", "inputs", "ours", *PEERS, *(f"ours over {peer}" for peer in PEERS), "note"),
         (

@@ -367,7 +367,7 @@ def test_what_most_gaps_do_not_exceed() -> None:
 
 
 def test_the_report_of_metrics_tells_what_others_take(tmp_path: Path) -> None:
-    row = {
+    row: dict[str, Any] = {
         "metric": "infidelity", "shape": [8, 3, 224, 224], "note": "a note",
         "seconds": {"ours": [0.1, 0.1, 0.1], "captum": [0.25, 0.2, 0.3]},
         "speedup": {"captum": 2.5},
@@ -379,8 +379,15 @@ def test_the_report_of_metrics_tells_what_others_take(tmp_path: Path) -> None:
         [written(tmp_path / "metrics", "example.json", result | {"rows": [row]})]
     )
     assert "## Metrics, Example CPU" in text and "Quantus None" not in text
-    line = "| infidelity | 8x3x224x224 | 100.00 ms | 250.00 ms |  | 2.50x |  | a note |"
-    assert line in text
+    line = "| infidelity | 8x3x224x224 | 100.00 ms | 250.00 ms |  |  | 2.50x |  |  | a note |"
+    assert line in text and "captum 1, commit abc" in text
+    result["machine_info"] |= {"saliency": "0.2.1"}
+    row["seconds"]["PAIR"], row["speedup"]["PAIR"] = [0.5, 0.5, 0.5], 5.0
+    text = report.rendered(
+        [written(tmp_path / "metrics", "example.json", result | {"rows": [row]})]
+    )
+    assert "| 250.00 ms |  | 500.00 ms | 2.50x |  | 5.00x | a note |" in text
+    assert "captum 1, PAIR's saliency 0.2.1, commit abc" in text
 
 
 def test_some_models_that_are_measured_again_take_their_places() -> None:
