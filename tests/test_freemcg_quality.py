@@ -364,7 +364,7 @@ def test_sentences_about_others_turn_the_signs_round() -> None:
             },
         }
     ]  # fmt: skip
-    (sentence,) = page.counterfactual_findings(rows)
+    (sentence,) = page.counterfactual_findings(rows, 40)
     assert sentence == (
         "Ensemble against gradient, best. Both: better by 0.500; change: worse by 0.100."
     )

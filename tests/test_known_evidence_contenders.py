@@ -151,7 +151,8 @@ def test_the_benchmark_measures_once_and_goes_on(
     known_evidence.main(arguments)
     figures, rows = path.read_text(), path.with_suffix(".csv").read_text()
     page = known_evidence_page.rendered(path)
-    assert "| gradient (captum) | gradient | = |" in page and "4 inputs of each set" in page
+    assert "| gradient (captum) | gradient | too few inputs |" in page
+    assert "4 inputs of each set" in page and "Too few pictures to tell from the controls: " in page
     assert path.with_suffix(".png").stat().st_size > 10_000
     known_evidence.main(arguments)
     assert path.with_suffix(".csv").read_text() == rows
@@ -174,7 +175,8 @@ def test_the_page_says_better_where_the_interval_bears_it_out() -> None:
             "iou_area": {"mean": -0.1, "low": -0.2, "high": 0.01},
         }
     }
-    assert page._in_short(row) == "better: energy; worse: best IoU"
+    assert page._in_short(row, 24) == "better: energy; worse: best IoU"
+    assert page._in_short(row, 3) == "too few inputs"
 
 
 def test_the_stored_page_is_the_rendered_one() -> None:

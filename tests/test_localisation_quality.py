@@ -391,16 +391,23 @@ def test_figures_are_a_page_and_a_plot(result: dict[str, Any], tmp_path: Path) -
     assert "## net" in text and "tiles: 2 whose class" in text
     for row in result["maps"]:
         assert text.count(f"| {row['label']} |") == (2 if row["map"] == "dax" else 3)
-    assert "IoU at 0.2: DAX is " in text
     plot.localisation_figure(result).savefig(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
 def test_better_is_less_where_small_is_good() -> None:
     less = {"mean": -0.2, "low": -0.3, "high": -0.1}
-    assert page.verdict(less, "iou") == "worse than"
-    assert page.verdict(less, "deletion") == "better than"
-    assert page.verdict(less | {"high": 0.1}, "iou") == "no different from"
+    row = {"cases": 6, "label": "LIME", "iou_main_minus": less, "deletion_main_minus": less}
+    assert page.compared(row, "iou") == "worse" and page.compared(row, "deletion") == "better"
+    assert list(page.findings([row], ["iou", "deletion"])) == [
+        "IoU at 0.2: DAX is worse than LIME.", "deletion: DAX is better than LIME.",
+    ]  # fmt: skip
+    wide = row | {"iou_main_minus": less | {"high": 0.1}}
+    assert list(page.findings([wide], ["iou"])) == ["IoU at 0.2: DAX is no different from LIME."]
+    # Of noise alone, all of so few cases are often on one side.
+    few = row | {"cases": 5}
+    assert not list(page.findings([few], ["iou"]))
+    assert page.difference(few, "iou") == page.interval(less)
 
 
 MODEL = """

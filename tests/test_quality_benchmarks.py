@@ -21,9 +21,9 @@ sys.path.insert(0, str(ROOT / "benchmarks" / "quality"))
 pytest.importorskip("matplotlib", reason="plots need matplotlib")
 image_module = pytest.importorskip("PIL.Image", reason="pictures need Pillow")
 # A package is tested without them too.
-likelihood_ratio, page, noises = (
+likelihood_ratio, page, noises, differences = (
     pytest.importorskip(name, reason="the benchmarks are not here")
-    for name in ("likelihood_ratio", "likelihood_ratio_page", "noises")
+    for name in ("likelihood_ratio", "likelihood_ratio_page", "noises", "differences")
 )
 
 
@@ -153,15 +153,35 @@ def test_the_script_runs_on_the_demo_model(tmp_path: Path) -> None:
     written = page.rendered([out])
     assert "## Demo" in written and "![Cosine against queries](results/lr-demo.png)" in written
     assert "| tiles in turn | 64 | 32 |" in written
-    assert "- Tiles in turn. " in written.split("## When tiles help")[1].split("##")[0]
+    assert (
+        "- Tiles in turn. Too few pictures to tell from "
+        in written.split("## When tiles help")[1].split("##")[0]
+    )
 
 
 def test_sentences_say_what_intervals_bear_out() -> None:
-    assert page.verdict({"mean": 0.1, "low": 0.05, "high": 0.2}) == "better by 0.100"
-    assert page.verdict({"mean": 0.1, "low": 0.05, "high": 0.2}, good=-1) == "worse by 0.100"
-    assert page.verdict({"mean": 0.1, "low": -0.05, "high": 0.2}) == "no different"
-    assert page.compared({"mean": 0.1, "low": -0.05, "high": 0.2}, 1) == "no different from"
-    assert page.compared({"mean": -0.1, "low": -0.2, "high": -0.05}, -1) == "better by 0.100 than"
+    more, same = ({"mean": 0.1, "low": low, "high": 0.2} for low in (0.05, -0.05))
+    assert page.verdict(more, 6) == "better by 0.100"
+    assert page.verdict(more, 6, good=-1) == "worse by 0.100"
+    assert page.verdict(same, 6) == "no different"
+    assert page.compared(same, 6, 1) == "no different from"
+    assert page.compared({"mean": -0.1, "low": -0.2, "high": -0.05}, 6, -1) == (
+        "better by 0.100 than"
+    )
+    # Of noise alone, all of so few pictures are often on one side.
+    assert page.verdict(more, 5) == "too few pictures to tell"
+    assert page.compared(more, 5, 1) == "too few pictures to tell from"
+
+
+def test_what_may_be_rounding_is_no_difference() -> None:
+    values = torch.rand(20, generator=torch.Generator().manual_seed(0)).double() + 1
+    almost = differences.minus(values * (1 + 1e-5), values)
+    assert almost == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert differences.verdict(almost, 20) == "no different"
+    more = differences.minus(values * 1.01, values)
+    assert more["mean"] == pytest.approx(0.01 * float(values.mean()))
+    assert differences.verdict(more, 20) == "better"
+    assert differences.verdict(more, 20, good=-1) == "worse"
 
 
 def test_the_stored_page_is_the_rendered_one() -> None:

@@ -13,6 +13,7 @@ from itertools import product
 from typing import Any
 
 import torch
+from differences import minus
 from off_manifold import distances
 from torch import Tensor
 from white_box_counterfactuals import (
@@ -204,7 +205,7 @@ def measured_counterfactuals(
                 "seconds": founds[name].seconds / len(images),
                 "measures": {key: mean_of(value) for key, value in of.items()},
                 "minus_ensemble": {
-                    key: mean_of(value - values.get((REFERENCE, which), {}).get(key, value))
+                    key: minus(value, values.get((REFERENCE, which), {}).get(key, value))
                     for key, value in of.items()
                 },
             }

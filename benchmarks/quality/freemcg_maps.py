@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from differences import minus
 from off_manifold import nearest, principal_directions, share_outside
 from torch import Tensor
 
@@ -217,8 +218,8 @@ def _compared(values: dict[str, dict[str, Tensor]], name: str) -> dict[str, Any]
     return {
         measure: {
             "mean": mean_of(values[name][measure]),
-            "minus_gradient": mean_of(values[name][measure] - values[REFERENCE][measure]),
-            "minus_random": mean_of(values[name][measure] - values[RANDOM][measure]),
+            "minus_gradient": minus(values[name][measure], values[REFERENCE][measure]),
+            "minus_random": minus(values[name][measure], values[RANDOM][measure]),
         }
         for measure in MEASURES
     }

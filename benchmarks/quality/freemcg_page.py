@@ -144,7 +144,7 @@ def of_maps(maps: dict[str, Any]) -> Iterator[str]:
 
 
 def map_findings(maps: dict[str, Any]) -> Iterator[str]:
-    of = {row["map"]: row for row in maps["maps"]}
+    of, pictures = {row["map"]: row for row in maps["maps"]}, maps["settings"]["pictures"]
     for name in (
         "FreeMCG, logit",
         "FreeMCG, log p",
@@ -155,7 +155,7 @@ def map_findings(maps: dict[str, Any]) -> Iterator[str]:
     ):
         row = of[name]
         words = [
-            f"{label}: {verdict(row[key]['minus_gradient'], GOOD[key])}"
+            f"{label}: {verdict(row[key]['minus_gradient'], pictures, GOOD[key])}"
             for key, label in MAP_COLUMNS.items()
         ]
         yield f"{sentence_case(name)}, against the gradient. {sentence_case('; '.join(words))}."
@@ -192,7 +192,9 @@ def of_counterfactuals(found: dict[str, Any]) -> Iterator[str]:
         timed = ("seconds",) if "seconds" in some[0] else ()
         keys = [key for key in COUNTERFACTUAL_COLUMNS if key in some[0]["measures"]]
         yield f"#### {title}\n"
-        yield from (f"- {sentence}" for sentence in counterfactual_findings(some))
+        yield from (
+            f"- {sentence}" for sentence in counterfactual_findings(some, settings["pictures"])
+        )
         yield ""
         yield table(
             (
@@ -241,7 +243,7 @@ def of_counterfactuals(found: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def counterfactual_findings(rows: list[dict[str, Any]]) -> Iterator[str]:
+def counterfactual_findings(rows: list[dict[str, Any]], pictures: int) -> Iterator[str]:
     """Ensemble against each of the others, by the same kind of picture."""
     unguided = {row["picture"]: row["measures"] for row in rows if row["method"] == "unguided"}
     if unguided:
@@ -255,7 +257,8 @@ def counterfactual_findings(rows: list[dict[str, Any]]) -> Iterator[str]:
             continue
         # The differences are the other's minus ensemble's, so signs turn round.
         words = [
-            f"{COUNTERFACTUAL_COLUMNS[key]}: {verdict(negated(row['minus_ensemble'][key]), good)}"
+            f"{COUNTERFACTUAL_COLUMNS[key]}: "
+            f"{verdict(negated(row['minus_ensemble'][key]), pictures, good)}"
             for key, good in BETTER.items()
             if key in row["measures"]
         ]

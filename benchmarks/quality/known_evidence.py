@@ -29,6 +29,7 @@ from torch import Tensor, nn
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+from differences import minus  # noqa: E402
 from known_evidence_contenders import Contender, Counted, contenders_of  # noqa: E402
 from known_evidence_page import rendered  # noqa: E402
 from known_evidence_plot import evidence_figure  # noqa: E402
@@ -203,7 +204,7 @@ def summary(
 
     def more_than(name: str, others: list[str], metric: str) -> Mean:
         best = max((own(other, metric) for other in others), key=lambda each: float(each.mean()))
-        return mean_of(own(name, metric) - best)
+        return minus(own(name, metric), best)
 
     controls = [name for name in names if name in ("random", "centre")]
     for name in names:
@@ -221,7 +222,7 @@ def summary(
         if counterpart in names:
             row["package"] = contenders[name].module
             row["counterpart"] = LABELS[counterpart]
-            row["ours_minus"] = {m: mean_of(own(counterpart, m) - own(name, m)) for m in METRICS}
+            row["ours_minus"] = {m: minus(own(counterpart, m), own(name, m)) for m in METRICS}
         yield row | {column: float(values(name, column).mean()) for column in COST}
 
 

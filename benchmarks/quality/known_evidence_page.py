@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from differences import TOO_FEW, than, verdict
 from likelihood_ratio_page import interval, sentence_case, table
 
 INTRODUCTION = """\
@@ -116,7 +118,7 @@ def section(one: dict[str, Any], path: Path) -> Iterator[str]:
     gallery = path.with_name(f"{path.stem}-{name}.png")
     if gallery.exists():
         yield f"![Maps of some](results/{gallery.name})\n"
-    yield from (f"- {sentence}" for sentence in findings(rows))
+    yield from (f"- {sentence}" for sentence in findings(rows, one["cases"]))
     yield ""
     yield table(
         ("map", "read", *COLUMNS.values(), "evaluations", "CPU ms"),
@@ -146,19 +148,19 @@ def section(one: dict[str, Any], path: Path) -> Iterator[str]:
             (
                 [
                     row["label"], row["counterpart"],
-                    *(difference(row["ours_minus"][metric]) for metric in COLUMNS),
+                    *(difference(row["ours_minus"][metric], one["cases"]) for metric in COLUMNS),
                 ]
                 for row in compared
             ),
         )  # fmt: skip
 
 
-def findings(rows: list[dict[str, Any]]) -> Iterator[str]:
+def findings(rows: list[dict[str, Any]], inputs: int) -> Iterator[str]:
     """What is better and worse than the controls."""
     ours = [row for row in rows if row["kind"] == "ours"]
     for metric, title in COLUMNS.items():
         best = max(ours, key=lambda row: row[row["reading"]][metric]["mean"])
-        found = sorted_by((row["label"], row["over_controls"][metric]) for row in ours)
+        found = sorted_by(((row["label"], row["over_controls"][metric]) for row in ours), inputs)
         most = best[best["reading"]][metric]["mean"]
         yield (
             f"{sentence_case(title)}: {best['label']} has the most, {most:.3f}. "
@@ -166,33 +168,29 @@ def findings(rows: list[dict[str, Any]]) -> Iterator[str]:
         )
 
 
-def sorted_by(found: Any) -> dict[str, list[str]]:
-    places: dict[str, list[str]] = {"better": [], "no different": [], "worse": []}
+def sorted_by(found: Any, inputs: int) -> dict[str, list[str]]:
+    """Labels by what is said of their differences, of so many inputs."""
+    places: dict[str, list[str]] = {"better": [], "no different": [], "worse": [], TOO_FEW: []}
     for label, interval_of in found:
-        places[verdict(interval_of)].append(label)
+        places[verdict(interval_of, inputs)].append(label)
     return places
 
 
-def said(found: dict[str, list[str]], than: str) -> str:
-    if not found["no different"] and not found["worse"]:
-        return f"All are better than {than}."
+def said(found: dict[str, list[str]], others: str) -> str:
     parts = [
-        f"{how} {'from' if how == 'no different' else 'than'} {than}: {', '.join(labels)}"
+        f"{how} {than(how)} {others}: {', '.join(labels)}"
         for how, labels in found.items()
         if labels and how != "better"
     ]
-    return sentence_case(f"{'; '.join(parts)}; all others are better.")
+    if not parts:
+        return f"All are better than {others}."
+    rest = "; all others are better" if found["better"] else ""
+    return sentence_case(f"{'; '.join(parts)}{rest}.")
 
 
-def verdict(found: dict[str, float]) -> str:
-    if found["low"] <= 0 <= found["high"]:
-        return "no different"
-    return "better" if found["mean"] > 0 else "worse"
-
-
-def difference(found: dict[str, float]) -> str:
-    how = verdict(found)
-    return interval(found) + ("" if how == "no different" else f" {how}")
+def difference(found: dict[str, float], inputs: int) -> str:
+    how = verdict(found, inputs)
+    return interval(found) + (f" {how}" if how in ("better", "worse") else "")
 
 
 def other(row: dict[str, Any]) -> str:
@@ -212,6 +210,7 @@ def settings_of(result: dict[str, Any]) -> Iterator[str]:
 def against_others(sets: list[dict[str, Any]]) -> Iterator[str]:
     """Each map of another package beside this package's of the same method, in every set."""
     rows: dict[str, dict[str, dict[str, Any]]] = {}
+    inputs = {one["set"]: one["cases"] for one in sets}
     for one in sets:
         for row in one["maps"]:
             if "ours_minus" in row:
@@ -226,35 +225,41 @@ def against_others(sets: list[dict[str, Any]]) -> Iterator[str]:
         "and shap's KernelExplainer keeps ten segments: they leave less outside.\n"
     )
     for package, title in PACKAGES.items():
-        found = sorted_by(
-            ("", row["ours_minus"][metric])
+        found = [
+            verdict(row["ours_minus"][metric], inputs[name])
             for of_sets in rows.values()
-            for row in of_sets.values()
+            for name, row in of_sets.items()
             if row["package"] == package
             for metric in COLUMNS
-        )
-        counts = {how: len(each) for how, each in found.items()}
-        if sum(counts.values()):
+        ]
+        counts = Counter(found)
+        if found:
+            few = f", too few inputs to tell in {counts[TOO_FEW]}" if counts[TOO_FEW] else ""
             yield (
-                f"- {title}: of {sum(counts.values())} comparisons, better in {counts['better']}, "
-                f"no different in {counts['no different']}, worse in {counts['worse']}."
+                f"- {title}: of {len(found)} comparisons, better in {counts['better']}, no "
+                f"different in {counts['no different']}, worse in {counts['worse']}{few}."
             )
     yield ""
-    names = [one["set"] for one in sets]
     yield table(
-        ("other", "this package's", *(TITLES.get(name, name).lower() for name in names)),
+        ("other", "this package's", *(TITLES.get(name, name).lower() for name in inputs)),
         (
             [
                 label,
                 next(iter(of_sets.values()))["counterpart"],
-                *(_in_short(of_sets[name]) if name in of_sets else "" for name in names),
+                *(
+                    _in_short(of_sets[name], count) if name in of_sets else ""
+                    for name, count in inputs.items()
+                ),
             ]
             for label, of_sets in rows.items()
         ),
     )
 
 
-def _in_short(row: dict[str, Any]) -> str:
-    found = sorted_by((COLUMNS[metric], row["ours_minus"][metric]) for metric in COLUMNS)
+def _in_short(row: dict[str, Any], inputs: int) -> str:
+    minus = ((COLUMNS[metric], row["ours_minus"][metric]) for metric in COLUMNS)
+    found = sorted_by(minus, inputs)
+    if found[TOO_FEW]:
+        return "too few inputs"
     parts = [f"{how}: {', '.join(found[how])}" for how in ("better", "worse") if found[how]]
     return "; ".join(parts) or "="

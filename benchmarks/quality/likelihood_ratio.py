@@ -27,6 +27,7 @@ from torch.nn.functional import cosine_similarity
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+from differences import minus  # noqa: E402
 from likelihood_ratio_page import rendered  # noqa: E402
 from likelihood_ratio_plot import cosine_figure  # noqa: E402
 from machine import machine  # noqa: E402
@@ -163,7 +164,7 @@ def measured(loaded: LoadedModel, images: Tensor, plan: Plan) -> dict[str, Any]:
             "to_smooth_grad": cosine(estimate, smoothed),
         }
         if queries in of_pairs:
-            row["to_autograd_minus_gaussian"] = mean_of(each - of_pairs[queries])
+            row["to_autograd_minus_gaussian"] = minus(each, of_pairs[queries])
         if noise.shared:
             row["to_autograd_tile_means"] = cosine(estimate, means["autograd"])
             row["to_smooth_grad_tile_means"] = cosine(estimate, means["smooth"])
@@ -254,8 +255,8 @@ def areas_of(
             **{
                 key: {
                     "area": mean_of(values),
-                    "minus_autograd": mean_of(values - areas["autograd"][key]),
-                    "minus_random": mean_of(values - areas["random order"][key]),
+                    "minus_autograd": minus(values, areas["autograd"][key]),
+                    "minus_random": minus(values, areas["random order"][key]),
                 }
                 for key, values in found.items()
             },

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import differences
+from differences import TOO_FEW, than
+
 INTRODUCTION = """\
 # The likelihood-ratio gradient on real models
 
@@ -52,7 +55,7 @@ def summary(results: list[dict[str, Any]]) -> Iterator[str]:
     yield "## When tiles help\n"
     yield "Cosine to the gradient with the most queries that both were given:\n"
     for name in ("in_turn", "neyman", "random", "shared"):
-        places: dict[str, list[str]] = {"better": [], "worse": [], "no different": []}
+        places: dict[str, list[str]] = {"better": [], "worse": [], "no different": [], TOO_FEW: []}
         label = ""
         for result in results:
             found = [
@@ -64,15 +67,13 @@ def summary(results: list[dict[str, Any]]) -> Iterator[str]:
                 continue
             label = sentence_case(result["settings"]["noises"][name]["label"])
             row = max(found, key=lambda row: row["queries"])
-            words = verdict(row["to_autograd_minus_gaussian"])
-            kind = next(kind for kind in places if words.startswith(kind))
-            places[kind].append(
+            pictures = result["settings"]["pictures"]
+            places[differences.verdict(row["to_autograd_minus_gaussian"], pictures)].append(
                 f"{result['settings']['model']} ({difference(row, 'to_autograd_minus_gaussian')}, "
                 f"{row['queries']} queries)"
             )
         parts = [
-            f"{kind} {'from' if kind == 'no different' else 'than'} Gaussian noise on all features "
-            f"in pairs: {'; '.join(where)}"
+            f"{kind} {than(kind)} Gaussian noise on all features in pairs: {'; '.join(where)}"
             for kind, where in places.items()
             if where
         ]
@@ -189,6 +190,7 @@ def deletion_row(row: dict[str, Any]) -> list[str]:
 def findings(result: dict[str, Any]) -> Iterator[str]:
     """What the figures say; nothing is said that an interval does not bear out."""
     of = {(row["noise"], row["queries"]): row for row in result["cosines"]}
+    pictures = result["settings"]["pictures"]
     labels = {name: noise["label"] for name, noise in result["settings"]["noises"].items()}
     yield (
         "SmoothGrad of this sigma, which noise on all features approaches with more queries, has a "
@@ -199,7 +201,7 @@ def findings(result: dict[str, Any]) -> Iterator[str]:
         if not found:
             continue
         parts = [
-            f"{verdict(row['to_autograd_minus_gaussian'])} with {queries} queries"
+            f"{verdict(row['to_autograd_minus_gaussian'], pictures)} with {queries} queries"
             for queries, row in found
         ]
         yield (
@@ -212,8 +214,9 @@ def findings(result: dict[str, Any]) -> Iterator[str]:
             yield (
                 f"The map of {row['map']}, {row['queries']} queries. "
                 + " ".join(
-                    f"{sentence_case(key)}: {compared(row[key]['minus_autograd'], good)} the "
-                    f"gradient's map, {compared(row[key]['minus_random'], good)} a random order."
+                    f"{sentence_case(key)}: "
+                    f"{compared(row[key]['minus_autograd'], pictures, good)} the gradient's map, "
+                    f"{compared(row[key]['minus_random'], pictures, good)} a random order."
                     for key, good in (("deletion", -1), ("insertion", 1))
                 )
             )
@@ -233,8 +236,10 @@ def shared_findings(result: dict[str, Any], of: dict[Any, dict[str, Any]]) -> It
     )
     better = [q for q in queries if of["shared", q].get("to_autograd_minus_gaussian")]
     if better:
+        pictures = result["settings"]["pictures"]
         parts = [
-            f"{verdict(of['shared', q]['to_autograd_minus_gaussian'])} with {q}" for q in better
+            f"{verdict(of['shared', q]['to_autograd_minus_gaussian'], pictures)} with {q}"
+            for q in better
         ]
         yield (
             "To the gradient itself, shared noise against Gaussian noise on all features, at "
@@ -242,21 +247,19 @@ def shared_findings(result: dict[str, Any], of: dict[Any, dict[str, Any]]) -> It
         )
 
 
-def compared(found: dict[str, float], good: int) -> str:
-    words = verdict(found, good)
-    return f"{words} {'from' if words == 'no different' else 'than'}"
+def compared(found: dict[str, float], pictures: int, good: int) -> str:
+    words = verdict(found, pictures, good)
+    return f"{words} {than(words)}"
 
 
 def sentence_case(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def verdict(found: dict[str, float], good: int = 1) -> str:
-    """ "better by 0.10", "worse by 0.10" or "no different"; good=-1 where small is good."""
-    low, high = found["low"], found["high"]
-    if low <= 0 <= high:
-        return "no different"
-    return f"{'better' if found['mean'] * good > 0 else 'worse'} by {abs(found['mean']):.3f}"
+def verdict(found: dict[str, float], pictures: int, good: int = 1) -> str:
+    """As in `differences`, and by how much: "better by 0.100"."""
+    words = differences.verdict(found, pictures, good)
+    return f"{words} by {abs(found['mean']):.3f}" if words in ("better", "worse") else words
 
 
 # --- tables --------------------------------------------------------------------------------------

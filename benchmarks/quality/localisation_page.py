@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from differences import TOO_FEW, than, verdict
 from likelihood_ratio_page import interval, table
 
 INTRODUCTION = """\
@@ -164,25 +165,25 @@ def hidden_as(hidden: str) -> str:
 def findings(rows: list[dict[str, Any]], metrics: list[str]) -> Iterator[str]:
     """What DAX is better and worse than, for each metric."""
     for metric in metrics:
-        found: dict[str, list[str]] = {"better than": [], "no different from": [], "worse than": []}
+        found: dict[str, list[str]] = {"better": [], "no different": [], "worse": []}
         for row in rows:
-            if f"{metric}_main_minus" in row:
-                found[verdict(row[f"{metric}_main_minus"], metric)].append(row["label"])
-        said = [f"{how} {', '.join(labels)}" for how, labels in found.items() if labels]
+            if f"{metric}_main_minus" in row and (how := compared(row, metric)) != TOO_FEW:
+                found[how].append(row["label"])
+        said = [f"{how} {than(how)} {', '.join(labels)}" for how, labels in found.items() if labels]
         if said:
             yield f"{COLUMNS[metric]}: DAX is {'; '.join(said)}."
 
 
-def verdict(found: dict[str, float], metric: str) -> str:
-    if found["low"] <= 0 <= found["high"]:
-        return "no different from"
-    return "better than" if (found["mean"] > 0) != (metric in SMALL) else "worse than"
+def compared(row: dict[str, Any], metric: str) -> str:
+    """How DAX is, beside the map of a row."""
+    good = -1 if metric in SMALL else 1
+    return verdict(row[f"{metric}_main_minus"], row["cases"], good)
 
 
 def difference(row: dict[str, Any], metric: str) -> str:
-    found = row[f"{metric}_main_minus"]
-    said = verdict(found, metric).split()[0]
-    return interval(found) + ("" if said == "no" else f" {said}")
+    how = compared(row, metric)
+    said = f" {how}" if how in ("better", "worse") else ""
+    return interval(row[f"{metric}_main_minus"]) + said
 
 
 def spread(row: dict[str, Any], metric: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from differences import minus
 from machine import machine
 from rows import Rows
 from segment_maps import LABELS, MAPS, Case, Made, Setup, answers, maps_of
@@ -119,7 +120,7 @@ def summary(rows: Rows, cases: Sequence[str], metrics: Sequence[str]) -> list[di
                 spread = torch.stack([one.var() for one in values(name, metric)])
                 row[f"{metric}_seed_sd"] = float(spread.mean().sqrt())
             if MAIN in names and name != MAIN:
-                row[f"{metric}_main_minus"] = mean_of(means(MAIN, metric) - mine)
+                row[f"{metric}_main_minus"] = minus(means(MAIN, metric), mine)
         found.append(row | {figure: float(means(name, figure).mean()) for figure in COST})
     return found
 

@@ -25,6 +25,7 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+from differences import minus  # noqa: E402
 from likelihood_ratio import files_of, probability  # noqa: E402
 from machine import machine  # noqa: E402
 from path_maps import GUIDES, LABELS, MAPS, Settings, options_of  # noqa: E402
@@ -141,10 +142,10 @@ def measured(
     for row in rows:
         for key in ("diffid", "deletion", "insertion"):
             mine = getattr(found[row["map"]], key)
-            row[f"{key}_minus_random"] = mean_of(mine - getattr(random, key))
+            row[f"{key}_minus_random"] = minus(mine, getattr(random, key))
             if "integrated_gradients" in found:
                 against = getattr(found["integrated_gradients"], key)
-                row[f"{key}_minus_ig"] = mean_of(mine - against)
+                row[f"{key}_minus_ig"] = minus(mine, against)
     guides = []
     if settings.path_model is not None:
         for faithful, sparse in GUIDES:

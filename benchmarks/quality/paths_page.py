@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from likelihood_ratio_page import interval, table, verdict
+from differences import verdict
+from likelihood_ratio_page import interval, table
 
 INTRODUCTION = """\
 # Paths on real models
@@ -62,11 +63,11 @@ def section(result: dict[str, Any], plot: Path) -> Iterator[str]:
             [
                 row["label"],
                 interval(row["diffid"]),
-                compared(row, "diffid", 1),
+                compared(row, "diffid", settings["pictures"], 1),
                 interval(row["deletion"]),
-                compared(row, "deletion", -1),
+                compared(row, "deletion", settings["pictures"], -1),
                 interval(row["insertion"]),
-                compared(row, "insertion", 1),
+                compared(row, "insertion", settings["pictures"], 1),
                 f"{row['entropy']['mean']:.2f}",
             ]
             for row in result["maps"]
@@ -110,11 +111,11 @@ def section(result: dict[str, Any], plot: Path) -> Iterator[str]:
         )
 
 
-def compared(row: dict[str, Any], key: str, good: int) -> str:
+def compared(row: dict[str, Any], key: str, pictures: int, good: int) -> str:
     if f"{key}_minus_ig" not in row or row["map"] in ("integrated_gradients",):
         return ""
-    said = verdict(row[f"{key}_minus_ig"], good)
-    return "" if said.startswith("no different") else said.split()[0]
+    said = verdict(row[f"{key}_minus_ig"], pictures, good)
+    return said if said in ("better", "worse") else ""
 
 
 def gap_of(gap: dict[str, float] | None) -> str:
