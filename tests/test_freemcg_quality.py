@@ -89,7 +89,7 @@ def test_maps_of_a_linear_model_under_a_flat_prior() -> None:
     plan = maps_of.MapPlan(particles=30, levels=(100, 300))
     target = loaded.module(images).argmax(1)
     kinds = maps_of.kinds_of(loaded, maps_of.Remembering(prior), plan, maps_of.Cost())
-    maps = {name: kind.attribute(images, target).double() for name, kind in kinds.items()}
+    maps = {name: kind.attribute(images, target, range(3)).double() for name, kind in kinds.items()}
     outside = {
         name: off_manifold.share_outside(found, axes.expand(3, -1, -1))
         for name, found in maps.items()
@@ -104,6 +104,28 @@ def test_maps_of_a_linear_model_under_a_flat_prior() -> None:
     )  # fmt: skip
     torch.testing.assert_close(maps["SmoothGrad"], maps["gradient"], rtol=1e-4, atol=1e-5)
     assert [kind.queries for kind in kinds.values()] == [0, 2, 2, 60, 60, 61, 61, 2, 0]
+
+
+def test_what_is_drawn_is_each_pictures_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One picture, explained three times, each time in another batch: if nothing is drawn, its map
+    is the same."""
+    monkeypatch.setattr(maps_of, "GROUP", 1)
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(FEATURES, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)
+    )
+    images = pictures(1).repeat(3, 1, 1, 1)
+    prior = GaussianPrior(torch.full((1, SIDE, SIDE), 0.5), 0.2 * torch.eye(FEATURES))
+    plan = maps_of.MapPlan(
+        particles=8, levels=(100, 200), neighbours=10, directions=5, steps=4, fractions=(0.5,)
+    )
+    found = maps_of.measured_maps(
+        LoadedModel(net.eval(), None, None, "net"), prior, images, pictures(60, seed=5), plan
+    )
+    for row in found["maps"]:
+        share = row["off_manifold"]["mean"]
+        draws = row["map"] not in ("gradient", "gradient of log p")
+        assert (share["high"] - share["low"] > 1e-6) == draws, row["map"]
 
 
 def test_a_remembering_prior_is_asked_once() -> None:
@@ -383,6 +405,6 @@ def test_the_gradient_of_the_benchmark_is_that_of_saliency() -> None:
         loaded, maps_of.Remembering(flat_prior(5)[0]), maps_of.MapPlan(), maps_of.Cost()
     )
     torch.testing.assert_close(
-        kinds["gradient"].attribute(images, target),
+        kinds["gradient"].attribute(images, target, range(2)),
         Saliency(loaded.module).attribute(images, target, abs=False),
     )

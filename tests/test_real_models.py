@@ -123,6 +123,24 @@ def test_what_is_kept_is_not_asked_again_and_the_store_has_no_picture(folder: Pa
         compare(folder, "--limit", "3")
 
 
+def test_what_is_drawn_is_each_pictures_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = ("smooth_grad", "rise", "captum_smooth_grad", "captum_kernel_shap", "rise_paper")
+    some = {name: contenders.CONTENDERS[name] for name in (*THEIRS, *drawn[2:])}
+    monkeypatch.setattr(script, "names_of", lambda budget: ("saliency", *drawn[:2]))
+    monkeypatch.setattr(script, "contenders_of", lambda budget: some)
+    pixels = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    target = torch.tensor([1])
+    loaded = script.load_model("python:comparednet:net")
+    budget = script.FromBlack(20, torch.rand(4, 1, 16, 16))
+    for explainer in script.explainers_of(loaded, budget):
+        one, other = (explainer.maps(pixels, target, [n]).attributions for n in (0, 4))
+        draws = explainer.label in (*drawn, "random")
+        assert torch.equal(one, other) != draws, explainer.label
+        # Whatever else is in the batch.
+        both = explainer.maps(pixels.repeat(2, 1, 1, 1), target.repeat(2), [0, 4]).attributions
+        torch.testing.assert_close(both, torch.cat((one, other)), rtol=1e-4, atol=1e-5)
+
+
 def test_the_page_says_where_ours_is_better_equal_and_worse(tmp_path: Path) -> None:
     def minus(mean: float, verdict: str) -> dict[str, Any]:
         return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "verdict": verdict}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,10 +82,11 @@ class Remembering:
 
 @dataclass(frozen=True)
 class Kind:
-    """A map: what it asks of the model, and how it is found for pictures [B, C, H, W]."""
+    """A map: what it asks of the model, and how it is found for pictures [B, C, H, W], classes [B]
+    and the numbers of the pictures, by which what is drawn tells them apart."""
 
     queries: int
-    attribute: Callable[[Tensor, Tensor], Tensor]
+    attribute: Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 
 
 def kinds_of(loaded: LoadedModel, prior: Remembering, plan: MapPlan, cost: Cost) -> dict[str, Kind]:
@@ -98,32 +99,41 @@ def kinds_of(loaded: LoadedModel, prior: Remembering, plan: MapPlan, cost: Cost)
 
     def by_gradient(output: str = "logit", gradient: Any = None) -> Callable[..., Tensor]:
         method = Saliency(model, gradient=gradient, output=output, **common)
-        return lambda x, target: method.attribute(x, target, **options)
 
-    def smooth(x: Tensor, target: Tensor) -> Tensor:
-        return SmoothGrad(model, **common).attribute(
+        def attribute(x: Tensor, target: Tensor, numbers: Sequence[int]) -> Tensor:
+            method.numbers = numbers
+            return method.attribute(x, target, **options)
+
+        return attribute
+
+    def smooth(x: Tensor, target: Tensor, numbers: Sequence[int]) -> Tensor:
+        method = SmoothGrad(model, **common)
+        method.numbers = numbers
+        return method.attribute(
             x, target, None, plan.queries // 2, plan.sigma, plan.seed, cost=cost
         )
 
-    def through_particles(x: Tensor, target: Tensor) -> Tensor:
+    def through_particles(x: Tensor, target: Tensor, numbers: Sequence[int]) -> Tensor:
         slopes = Saliency(model, **common).attribute(x, target, **options)
-        first = torch.zeros_like(target)
-        return Saliency(_linear, gradient=free("logit")).attribute(
-            x, first, abs=False, additional_forward_args=slopes
+        method = Saliency(_linear, gradient=free("logit"))
+        method.numbers = numbers
+        return method.attribute(
+            x, torch.zeros_like(target), abs=False, additional_forward_args=slopes
         )
 
-    def random_answers(x: Tensor, target: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(plan.seed)
+    # Goes on from batch to batch.
+    generator = torch.Generator().manual_seed(plan.seed)
 
+    def random_answers(x: Tensor, target: Tensor, numbers: Sequence[int]) -> Tensor:
         def answers(rows: Tensor) -> Tensor:
             return torch.randn(len(rows), 2, generator=generator)
 
-        return Saliency(answers, gradient=free("logit")).attribute(
-            x, torch.zeros_like(target), abs=False
-        )
+        method = Saliency(answers, gradient=free("logit"))
+        method.numbers = numbers
+        return method.attribute(x, torch.zeros_like(target), abs=False)
 
-    def random(x: Tensor, target: Tensor) -> Tensor:
-        return torch.randn(x.shape, generator=torch.Generator().manual_seed(plan.seed))
+    def random(x: Tensor, target: Tensor, numbers: Sequence[int]) -> Tensor:
+        return torch.randn(x.shape, generator=generator)
 
     ratio = LikelihoodRatio(plan.queries, plan.sigma, antithetic=False, seed=plan.seed)
     return {
@@ -154,13 +164,15 @@ def measured_maps(
     target = outputs.argmax(1)
     parts: dict[str, list[Tensor]] = {name: [] for name in kinds}
     for first in range(0, len(images), GROUP):
+        numbers = range(first, min(first + GROUP, len(images)))
         some = slice(first, first + GROUP)
         remembering.answers.clear()
         with warnings.catch_warnings():
             # Sure classes are part of what is compared: "log p" against "logit".
             warnings.filterwarnings("ignore", message=".*probability 1 to six digits")
             for name, kind in kinds.items():
-                parts[name].append(kind.attribute(images[some], target[some]).double())
+                found = kind.attribute(images[some], target[some], numbers)
+                parts[name].append(found.double())
         print(f"maps: {min(first + GROUP, len(images))} of {len(images)}", flush=True)
     remembering.answers.clear()
     maps = {name: torch.cat(found) for name, found in parts.items()}
@@ -202,6 +214,7 @@ def measured_maps(
             "insertion_blur": max(images.shape[-2:]) * plan.blur,
             "road_noise": ROAD_NOISE,
             "seed": plan.seed,
+            "drawn": "for each picture",
         },
         "maps": [
             {"map": name, "queries": kinds[name].queries, **_compared(values, name)}

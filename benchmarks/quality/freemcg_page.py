@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from likelihood_ratio_page import difference, interval, sentence_case, table, verdict
+from real_models_page import SHARED_DRAWS
 
 INTRODUCTION = """\
 # FreeMCG and its counterfactuals on real models
@@ -121,7 +122,9 @@ def of_maps(maps: dict[str, Any]) -> Iterator[str]:
         f"single copies. Tangent space: {settings['directions']} directions of "
         f"{settings['neighbours']} pictures; a random direction in {settings['features']} "
         f"dimensions has {1 - settings['directions'] / settings['features']:.3f} outside. "
-        f"Insertion starts at a Gaussian blur of sigma {settings['insertion_blur']:.1f} pixels.\n"
+        f"Insertion starts at a Gaussian blur of sigma {settings['insertion_blur']:.1f} pixels."
+        + ("" if "drawn" in settings else SHARED_DRAWS)
+        + "\n"
     )
     yield from (f"- {sentence}" for sentence in map_findings(maps))
     yield ""

@@ -17,8 +17,8 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from known_evidence import LABELS  # noqa: E402
-from known_evidence_contenders import contenders_of  # noqa: E402
+from known_evidence_contenders import Make, contenders_of  # noqa: E402
 from machine import machine  # noqa: E402
 from masked_pictures import Entry, chosen_of, from_folders, from_index, is_picture  # noqa: E402
 from real_models_page import rendered  # noqa: E402
@@ -40,7 +40,7 @@ from pyxai_fast.evaluation.comparison import Comparison  # noqa: E402
 from pyxai_fast.evaluation.controls import CONTROLS  # noqa: E402
 from pyxai_fast.evaluation.entries import Entry as Judged  # noqa: E402
 from pyxai_fast.evaluation.entries import Spent  # noqa: E402
-from pyxai_fast.evaluation.explainers import Explainer, Function, by_function, control  # noqa: E402
+from pyxai_fast.evaluation.explainers import Explainer, Maps, by_function, control  # noqa: E402
 from pyxai_fast.evaluation.front_door import about_of, comparison_of  # noqa: E402
 from pyxai_fast.evaluation.gallery import Gallery, spread  # noqa: E402
 from pyxai_fast.evaluation.loop import ORDERS, Comparing, Pictures  # noqa: E402
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.model is None or options.out is None:
         raise SystemExit("real_models: give --model, --out, and --images or --index")
     torch.set_num_threads(options.threads)
-    loaded = load_model(options.model, options.device)
+    loaded = load_model(options.model)
     cases = list(cases_of(loaded, entries_of(options), options.top, options.limit))
     if not cases:
         raise SystemExit("no picture is of a class that the model names among its first")
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
         # Not the spec: it may hold a path.
         "model": name, "data": options.data, "evaluations": options.evaluations,
         "top": options.top, "threads": options.threads, "cases": [case.name for case in cases],
-        "metrics": _metrics(cases),
+        "metrics": _metrics(cases), "drawn": "for each picture",
     }  # fmt: skip
     _begin(options.out, settings)
     comparison = compared(loaded, cases, options.evaluations, options.out)
@@ -156,32 +156,39 @@ def compared(
 
 def explainers_of(loaded: LoadedModel, budget: Budget) -> list[Explainer]:
     """Ours, those of other packages that are installed, and controls."""
-    found = [
-        by_function(loaded.module, name, _ours(name, budget), loaded.preprocessing)
-        for name in names_of(budget)
-    ]
-    found += [
-        by_function(loaded.module, name, _theirs(one.make, budget), loaded.preprocessing)
-        for name, one in contenders_of(budget).items()
-    ]
+    made = {name: _ours(name) for name in names_of(budget)}
+    made |= {name: one.make for name, one in contenders_of(budget).items()}
+    found = [one_by_one(loaded, name, make, budget) for name, make in made.items()]
     return found + [control(label, budget.seed) for label in CONTROLS]
 
 
-def _ours(name: str, budget: Budget) -> Function:
-    def make(model: nn.Module, pixels: Tensor, target: Tensor) -> Tensor:
-        made = maps_of(model, examples_of(pixels, target), name, budget).attributions
+def one_by_one(loaded: LoadedModel, name: str, make: Make, budget: Budget) -> Explainer:
+    """What is drawn at random is drawn by a seed: each picture has one of its own."""
+
+    def maps(pixels: Tensor, target: Tensor, numbers: Sequence[int]) -> Maps:
+        def made(model: nn.Module, pixels: Tensor, target: Tensor) -> Tensor:
+            parts = [
+                make(
+                    model.eval(), examples_of(pixels[i : i + 1], target[i : i + 1]),
+                    replace(budget, seed=budget.seed + number),
+                )
+                for i, number in enumerate(numbers)
+            ]  # fmt: skip
+            return torch.cat(parts).detach()
+
+        asked = by_function(loaded.module, name, made, loaded.preprocessing)
+        return asked.maps(pixels, target, numbers)
+
+    return Explainer(name, maps)
+
+
+def _ours(name: str) -> Make:
+    def make(net: nn.Module, examples: Examples, budget: Budget) -> Tensor:
+        made = maps_of(net, examples, name, budget).attributions
         assert isinstance(made, Tensor)
         return made
 
     return make
-
-
-def _theirs(make: Any, budget: Budget) -> Function:
-    def made(model: nn.Module, pixels: Tensor, target: Tensor) -> Tensor:
-        found: Tensor = make(model.eval(), examples_of(pixels, target), budget).detach()
-        return found
-
-    return made
 
 
 def examples_of(pixels: Tensor, target: Tensor) -> Examples:
@@ -287,7 +294,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--top", type=int, default=1, help="an index's class is among so many of the model's first")
     add("--limit", type=int, help="the first so many of the pictures that qualify")
     add("--evaluations", type=int, default=64, help="of the model, for each map")
-    add("--device", default="cpu")
     add("--threads", type=int, default=2, help="of PyTorch")
     add("--name", help="of the model, in tables")
     add("--data", default="", help="what the pictures are, in tables")

@@ -63,6 +63,11 @@ COLUMNS = {
     "best_iou": "best IoU",
     "energy_inside": "energy inside",
 }
+# Of runs that do not say that they drew for each picture.
+SHARED_DRAWS = (
+    " Every batch of pictures began with the same random numbers: intervals leave out part of the "
+    "noise of what is drawn."
+)
 ARROWS = {True: " \u2191", False: " \u2193", None: ""}
 Method = dict[str, Any]
 
@@ -182,7 +187,9 @@ def section(path: Path, result: dict[str, Any]) -> Iterator[str]:
     machine = result["machine_info"]
     yield (
         f"{settings['threads']} threads; {machine['cpu']}, torch {machine['torch']}. Maps were "
-        "made one method after another, not to be timed: seconds are an upper bound.\n"
+        "made one method after another, not to be timed: seconds are an upper bound."
+        + ("" if "drawn" in settings else SHARED_DRAWS)
+        + "\n"
     )
 
 
