@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,6 +50,21 @@ def test_every_map_that_needs_nothing_else_is_measured(result: dict[str, Any]) -
             "integrated_gradients", "guided_ig", "blur_ig", "expected_gradients", "spi"
         )  # fmt: skip
         assert (row["gap"] is not None) == complete, row["map"]
+
+
+def test_gaps_are_of_the_pictures_whose_scores_change() -> None:
+    def explained(sums: list[float], deltas: list[float]) -> Any:
+        maps = torch.tensor(sums)[:, None, None, None]
+        return SimpleNamespace(attributions=maps, delta=torch.tensor(deltas))
+
+    # The sum less the gap is what the score changed by: 2, 4 and 0.
+    found = paths.gap_of(explained([2.5, 5.0, 1.0], [0.5, 1.0, 1.0]))
+    assert (found["mean"], found["low"], found["high"], found["pictures"]) == (0.25, 0.25, 0.25, 2)
+    assert page.gap_of(found, 3) == "25 (25..25) %, of 2"
+    assert page.gap_of(found, 2) == "25 (25..25) %"
+    flat = paths.gap_of(explained([0.0, 1.0], [0.0, 1.0]))
+    assert page.gap_of(flat, 2) == "of no picture"
+    json.dumps([found, flat], allow_nan=False)
 
 
 def test_figures_are_a_page_and_a_plot(result: dict[str, Any], tmp_path: Path) -> None:

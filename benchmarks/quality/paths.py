@@ -197,14 +197,18 @@ def means(judged: Judged) -> dict[str, Mean]:
     return {name: mean_of(getattr(judged, name)) for name in Judged.__annotations__}
 
 
-def gap_of(explanation: Explanation) -> Mean | None:
-    """The completeness gap, relative to the difference of the scores."""
+def gap_of(explanation: Explanation) -> dict[str, Any] | None:
+    """The completeness gap, relative to the difference of the scores, and of how many pictures: one
+    whose score does not change has none. None of methods that promise nothing."""
     if explanation.delta is None:
         return None
     assert isinstance(explanation.attributions, Tensor)
     gap = explanation.delta.double()
     way = explanation.attributions.double().flatten(1).sum(1) - gap
-    return mean_of((gap / way).abs())
+    shares = (gap / way).abs()
+    shares = shares[shares.isfinite()]
+    of = mean_of(shares) if len(shares) else dict.fromkeys(("mean", "low", "high"))
+    return {**of, "pictures": len(shares)}
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -30,8 +30,8 @@ gradients on the same pictures, and are said where the interval of the differenc
   the blurred picture keeps its class, insertion tells little.
 - Rankings are by absolute values. Entropy: of the shares of the absolute map, over that of a
   uniform one; small is a sparse map, which is neither good nor bad.
-- Gap: between the sum of the attributions and the difference of the scores, relative to it. Methods
-  without one promise none.
+- Gap: between the sum of the attributions and the difference of the scores, relative to it, of the
+  pictures whose scores differ. Methods without one promise none.
 - Memory is the peak during the call beyond what was resident before, for all pictures together.
 - Learnt paths are guided by a network that was trained on the same kind of measure as DiffID, of
   the model's confidence: DiffID favours them, deletion and insertion less.
@@ -83,7 +83,7 @@ def section(result: dict[str, Any], plot: Path) -> Iterator[str]:
                 f"{row['gradients']:,.0f}",
                 f"{1e3 * row['seconds']:,.0f} ms",
                 f"{row['peak_bytes'] / 1e6:,.0f} MB",
-                gap_of(row["gap"]),
+                gap_of(row["gap"], settings["pictures"]),
             ]
             for row in result["maps"]
             if "gradients" in row
@@ -118,8 +118,11 @@ def compared(row: dict[str, Any], key: str, pictures: int, good: int) -> str:
     return said if said in ("better", "worse") else ""
 
 
-def gap_of(gap: dict[str, float] | None) -> str:
+def gap_of(gap: dict[str, Any] | None, pictures: int) -> str:
     if gap is None:
         return ""
+    count = gap.get("pictures", pictures)
+    if not count:
+        return "of no picture"
     mean, low, high = (f"{100 * gap[key]:.2g}" for key in ("mean", "low", "high"))
-    return f"{mean} ({low}..{high}) %"
+    return f"{mean} ({low}..{high}) %" + (f", of {count}" if count != pictures else "")
