@@ -45,7 +45,8 @@ a Gaussian at the centre say what a score is worth.
   over cases. "Better" and "worse" are of differences between the same cases, and are said where the
   interval of the difference leaves out 0; everything is compared one by one, without a correction
   for how many there are. "By seed" is the standard deviation over seeds for one case. Methods
-  whose maps are the same for every seed, or nearly, are measured with one.
+  whose maps are the same for every seed, or nearly, are measured with one. All cases have the same
+  seeds, and so share what is drawn at random: intervals leave out a part of that noise.
 - "By segment": the mean of a map over each segment.
 """
 COLUMNS = {
